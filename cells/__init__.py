@@ -1,0 +1,1 @@
+"""Cells as data: labelling, borders, crops, mask text, the tables and the crop store."""

@@ -1,0 +1,139 @@
+"""Tables on disk: read with their columns checked, joined by their keys, written whole or not at all.
+
+*Cells table*: one row a cell, in the original image's pixels: `Image,ImageID,CellID,ImageWidth,ImageHeight,
+PredictionString,x1,y1,x2,y2,...`, where `Image` is `<ImageID>+<CellID>` and `PredictionString` the mask as text.
+*Probabilities table*: `ImageID,CellID,<class names>`; CellID 0 stands for the image as a whole, cells count from 1.
+CSV by default, Parquet when the path ends in .parquet.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from common.errors import UserError, some
+from common.files import atomic, existing
+
+KEY = ["ImageID", "CellID"]
+CELL_COLUMNS = {
+    "Image": str, "ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str,
+    "x1": int, "y1": int, "x2": int, "y2": int,
+}  # fmt: skip
+
+
+def read_table(path: str | Path, columns: dict[str, type], key: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV or Parquet table that has at least `columns` (name -> str, int or float), unique in `key`.
+
+    Text stays text ("NA" and "007" are ids like any other); other columns keep the type that pandas finds.
+    UserError names the file and the missing column, the row and column without a value, or the doubled key.
+    """
+    path = existing(path, "table")
+    try:
+        table = _read(path, columns)
+    except (ValueError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    if not table.columns.is_unique:
+        raise UserError(f"{path} has the column {some(table.columns[table.columns.duplicated()])} more than once")
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {some(missing)}; it has {some(table.columns, 8)}")
+    for name, kind in columns.items():
+        table[name] = _typed(table[name], kind, path)
+    if key:
+        check_unique(table, key, str(path))
+    return table
+
+
+def _read(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    # Arrow's reader refuses a row with too many or too few fields, where pandas shifts or pads it silently.
+    text = {name: pa.string() for name, kind in columns.items() if kind is str}
+    block = max(1 << 20, min(path.stat().st_size, 1 << 30))  # a row of a submission can hold megabytes
+    table = pa.csv.read_csv(
+        path,
+        read_options=pa.csv.ReadOptions(block_size=block),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False),
+    )
+    return table.to_pandas()
+
+
+def _typed(column: pd.Series, kind: type, path: Path) -> pd.Series:
+    if kind is str:
+        return column.astype(object)
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(float))
+    if kind is int:
+        bad |= numbers.to_numpy(float) % 1 != 0
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        right = "a whole number" if kind is int else "a finite number"
+        raise UserError(f"{path} row {row + 2}, column {column.name}: {column.iloc[row]!r} is not {right}")
+    return numbers.astype(np.int64 if kind is int else np.float64)
+
+
+def check_unique(table: pd.DataFrame, key: Sequence[str], name: str) -> None:
+    """UserError when two rows of the table `name` have the same key, with the first such key."""
+    doubled = table.duplicated(list(key))
+    if doubled.any():
+        values = table.loc[doubled, list(key)].iloc[0].tolist()
+        raise UserError(f"{name} has the key {', '.join(key)} = {', '.join(map(str, values))} more than once")
+
+
+def read_cells(path: str | Path) -> pd.DataFrame:
+    """A cells table, unique in ImageID and CellID."""
+    return read_table(path, CELL_COLUMNS, key=KEY)
+
+
+def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:
+    """A probabilities table: ImageID, CellID and one finite number in 0..1 a class, unique in ImageID and CellID."""
+    table = read_table(path, {"ImageID": str, "CellID": int, **dict.fromkeys(classes, float)}, key=KEY)
+    values = table[list(classes)].to_numpy()
+    bad = np.argwhere((values < 0) | (values > 1))
+    if len(bad):
+        row, column = bad[0]
+        raise UserError(
+            f"{path} row {row + 2}, column {classes[column]}: {values[row, column]} is not a probability in 0..1"
+        )
+    return table[[*KEY, *classes]]
+
+
+def match_rows(keys: pd.DataFrame, table: pd.DataFrame, on: Sequence[str], name: str, exact: bool = True) -> np.ndarray:
+    """For each row of `keys`, the position in `table` of the row with the same key: an int array, len(keys).
+
+    UserError when a key of `keys` is not in `table` (called `name`), or, with `exact`, `table` has rows beyond `keys`.
+    """
+    on = list(on)
+    positions = table[on].assign(_position=np.arange(len(table)))
+    found = keys[on].merge(positions, on=on, how="left", validate="many_to_one")["_position"].to_numpy()
+    lost = np.isnan(found.astype(float))
+    if lost.any():
+        first = keys[on][lost].iloc[0].tolist()
+        raise UserError(f"{name} has no row for {', '.join(map(str, first))} ({int(lost.sum())} are missing)")
+    found = found.astype(np.int64)
+    if exact and len(table) != len(np.unique(found)):
+        extra = table[on].drop(table.index[np.unique(found)]).iloc[0].tolist()
+        raise UserError(f"{name} has a row for {', '.join(map(str, extra))}, which the cells table does not know")
+    return found
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table atomically: Parquet when the path ends so, else CSV with quotes only where a field needs them."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    with atomic(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            pa.parquet.write_table(arrow, temporary)
+        else:
+            style = "needed" if _needs_quotes(table) else "none"
+            pa.csv.write_csv(arrow, temporary, pa.csv.WriteOptions(quoting_style=style))
+
+
+def _needs_quotes(table: pd.DataFrame) -> bool:
+    texts = [pd.Series(table.columns.astype(str))]
+    texts += [table[name] for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return any(text.astype(str).str.contains('[",\r\n]', regex=True).any() for text in texts)

@@ -1,0 +1,63 @@
+"""Errors that a user can act on, and the one place where a script turns them into an exit code."""
+
+import errno
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """One clear sentence that names the file, row, column or flag at fault and what would be right."""
+
+
+def choose(table: dict, name: str, what: str):
+    """`table[name]`, or a UserError that lists the choices.
+
+    >>> choose({"BCE": 1}, "Focal", "--loss")
+    Traceback (most recent call last):
+    common.errors.UserError: --loss Focal is not known; choose from: BCE
+    """
+    if name not in table:
+        raise UserError(f"{what} {name} is not known; choose from: {', '.join(table)}")
+    return table[name]
+
+
+def some(names: Iterable, limit: int = 3) -> str:
+    """The first few names as text, and how many more there are, for error messages.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    names = [str(name) for name in names]
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call a script's `main` and exit: 0 done, 1 some inputs were skipped and named, 2 bad input, 130 interrupted."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        code = fail(str(error))
+    except KeyboardInterrupt:
+        code = fail("interrupted; what is finished is kept, run the same command again to go on", 130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        code = fail(explain(error))
+    sys.exit(code)
+
+
+def explain(error: OSError) -> str:
+    """An operating system's error as a sentence for the user."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; free some space and run the same command again, what is finished is kept"
+    return f"{error.strerror}{where}"
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Print a script's error line to stderr and return its exit code."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)  # noqa: T201
+    return code
