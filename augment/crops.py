@@ -1,0 +1,37 @@
+"""Random flips, transpose and crop: the augmentation of the 12th-place HPA system, in training and at test time."""
+
+import cv2
+import numpy as np
+
+
+def whole(image: np.ndarray, crop_size: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """The whole image, resized to crop_size x crop_size."""
+    return resize(image, crop_size)
+
+
+def random_crop(image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
+    """A random square of side crop_size to the image's shorter side, at a random place, resized to crop_size."""
+    height, width = image.shape[:2]
+    side = int(generator.integers(min(crop_size, height, width), min(height, width) + 1))
+    top = int(generator.integers(height - side + 1))
+    left = int(generator.integers(width - side + 1))
+    return resize(image[top : top + side, left : left + side], crop_size)
+
+
+def dihedral_crop(image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
+    """A random crop (see `random_crop`), flipped up-down, left-right and transposed, each with even odds."""
+    image = random_crop(image, crop_size, generator)
+    flipud, fliplr, transpose = generator.integers(2, size=3)
+    if flipud:
+        image = image[::-1]
+    if fliplr:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image.swapaxes(0, 1) if transpose else image)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """The image at size x size: area averages when it shrinks, linear interpolation when it grows."""
+    if image.shape[:2] == (size, size):
+        return image
+    shrinks = max(image.shape[:2]) > size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
