@@ -1,0 +1,32 @@
+"""Scores of multi-label classification."""
+
+import numpy as np
+
+
+def average_precision(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve of each class: (N, C) scores and 0/1 targets -> (C,), NaN without a positive.
+
+    The step-wise sum of scikit-learn's `average_precision_score`: sum over the distinct scores, falling, of
+    (recall - recall before) x precision. Rows of equal score enter together, so their order does not matter.
+
+    >>> average_precision(np.array([[0.9], [0.8], [0.7]]), np.array([[1], [0], [1]])).round(4)
+    array([0.8333])
+    """
+    probs, targets = np.asarray(probs), np.asarray(targets)
+    if probs.ndim != 2 or probs.shape != targets.shape:
+        raise ValueError(f"scores {probs.shape} and targets {targets.shape} must be of one shape, rows x classes")
+    if not np.isfinite(probs).all():
+        raise ValueError("scores must be finite")
+    return np.array([_one_class(*columns) for columns in zip(probs.T, targets.T, strict=True)], float)
+
+
+def _one_class(scores: np.ndarray, target: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    hits = np.cumsum(target[order] > 0)
+    if not len(hits) or hits[-1] == 0:
+        return float("nan")
+    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)  # the last row of each distinct score
+    precision = hits[ends] / (ends + 1)
+    recall = hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
