@@ -1,0 +1,1 @@
+"""The only training loop and the only prediction loop, and what they stand on."""

@@ -1,0 +1,50 @@
+"""Checkpoints: plain tensors and numbers, written whole, loaded without running code from the file.
+
+`<NNN>.pth` and `best.pth` hold {"model", "settings", "epoch", "scores"}; `last.pth` holds the optimiser and the
+position in the epoch as well, so that training goes on from it exactly.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.files import atomic
+from models.weights import read_weights
+
+
+def run_folder(result_dir: str | Path, out_dir: str, fold: int) -> Path:
+    """The folder of a run's checkpoints."""
+    return Path(result_dir) / "models" / out_dir / f"fold{fold}"
+
+
+def epoch_name(epoch: int) -> str:
+    """File and folder names count epochs from 1 in three digits: 006."""
+    return f"{epoch:03d}"
+
+
+def save(content: dict, path: Path) -> None:
+    """Write a checkpoint atomically."""
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read(path: str | Path, flag: str) -> dict:
+    """A checkpoint of our own; UserError when the file is something else."""
+    content = read_weights(path, flag)
+    if not {"model", "settings", "epoch"} <= content.keys():
+        raise UserError(f"{flag} {path} is not a checkpoint of train.py; for other weights use --pretrained")
+    return content
+
+
+def load_model(model: nn.Module, content: dict, path: str | Path, flag: str) -> None:
+    """Put a checkpoint's weights into `model`; UserError when they are of another architecture."""
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        its = content["settings"]
+        raise UserError(
+            f"{flag} {path} holds another network: --arch {its.get('arch')} --num_classes {its.get('num_classes')} "
+            f"--in_channels {its.get('in_channels')}; give the same flags or choose another checkpoint"
+        ) from error

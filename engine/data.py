@@ -1,0 +1,110 @@
+"""Samples for training and prediction: deterministic by seed, whatever the batch size or the number of workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.errors import UserError
+from common.seeds import rng
+
+
+class Reader(Protocol):
+    """Anything that gives the image of a key: (height, width, channels) uint8, about `size` pixels a side."""
+
+    def __call__(self, key: str, size: int) -> np.ndarray: ...
+
+
+@dataclass
+class Samples(Dataset):
+    """Images by key, changed by `augment` with randomness from (seed, epoch, key) alone.
+
+    An item is asked for by (epoch, index) and is (image (C, crop_size, crop_size) uint8, target (K,), index).
+    targets: (N, K) float32, or None where there are none.
+    """
+
+    reader: Reader
+    keys: Sequence[str]
+    targets: np.ndarray | None
+    augment: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+    img_size: int
+    crop_size: int
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, index = item
+        key = self.keys[index]
+        image = self.augment(self.reader(key, self.img_size), self.crop_size, rng(self.seed, epoch, key))
+        target = torch.empty(0) if self.targets is None else torch.from_numpy(self.targets[index])
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target, index
+
+
+@dataclass
+class Batches:
+    """The (epoch, index) batches of one epoch in a given order, from batch `start` on; each rank gets its share."""
+
+    order: np.ndarray
+    batch_size: int
+    epoch: int = 0
+    start: int = 0
+    drop_last: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        step = self.batch_size * self.world
+        # A shorter last batch is dropped in training (batch norm fails on one sample), unless it is the only one.
+        whole = len(self.order) // step
+        return (whole if self.drop_last and whole else -(-len(self.order) // step)) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.batch_size * self.world
+        for batch in range(self.start, self.start + len(self)):
+            share = self.order[batch * step : (batch + 1) * step][self.rank :: self.world]
+            yield [(self.epoch, int(index)) for index in share]
+
+
+def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None = None, draws: int = 0) -> np.ndarray:
+    """The order of an epoch's samples: a shuffle of all, or `draws` of them with probability by `weights`."""
+    generator = rng(seed, "order", epoch)
+    if draws:
+        return generator.choice(count, size=draws, p=weights / weights.sum())
+    return generator.permutation(count)
+
+
+def balanced_weights(targets: np.ndarray) -> np.ndarray:
+    """Sampling weights (N,): each sample counts by its rarest class, 1 / (number of samples of that class).
+
+    Kept within 1/100 of the largest, so that one rare image does not fill the epoch.
+    """
+    rarity = 1 / np.maximum((targets > 0.5).sum(0), 1)
+    weights = np.where(targets > 0.5, rarity, 0).max(1)
+    return np.maximum(weights, weights.max() / 100)
+
+
+def loader(samples: Samples, batches: Batches, workers: int, pin_memory: bool = False) -> DataLoader:
+    """A DataLoader over the batches; decoding and augmentation run in `workers` processes (0: in this one)."""
+    return DataLoader(
+        samples, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def batches_of(data: DataLoader) -> Iterator:
+    """Iterate a loader; an error of our own in a worker process comes out as the same one sentence."""
+    try:
+        yield from data
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].split("Error: ", 1)[-1]) from None

@@ -1,0 +1,42 @@
+"""From `--gpu_id` and `--mixed_precision` to a Lightning Fabric that runs there."""
+
+import warnings
+
+import torch
+from lightning_fabric import Fabric
+
+from common.errors import UserError
+
+
+def make_fabric(gpu_id: str, mixed_precision: bool) -> Fabric:
+    """A Fabric on the GPUs of `gpu_id` ("0", "0,1"), or on the CPU where the machine has none or gpu_id is "cpu".
+
+    Mixed precision is float16 with loss scaling on a GPU; the CPU computes in float32.
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    gpus = [] if gpu_id == "cpu" else _gpus(gpu_id)
+    if not gpus:
+        return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    strategy = "ddp" if len(gpus) > 1 else "auto"
+    precision = "16-mixed" if mixed_precision else "32-true"
+    torch.set_float32_matmul_precision("high")
+    return Fabric(accelerator="cuda", devices=gpus, strategy=strategy, precision=precision)
+
+
+def _gpus(gpu_id: str) -> list[int]:
+    parts = gpu_id.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"--gpu_id {gpu_id} must be GPU numbers joined by commas, such as 0 or 0,1, or the word cpu")
+    count = torch.cuda.device_count()
+    wanted = sorted({int(part) for part in parts})
+    if count and wanted[-1] >= count:
+        raise UserError(f"--gpu_id {gpu_id}: this machine has the GPUs 0 to {count - 1} only")
+    return wanted if count else []
+
+
+def describe(fabric: Fabric) -> str:
+    """One line for the user on where the work runs."""
+    if fabric.device.type == "cpu":
+        return f"device: CPU, {torch.get_num_threads()} threads, float32 (no GPU is used)"
+    name = torch.cuda.get_device_name(fabric.device)
+    return f"device: {fabric.world_size} x {name}, {fabric.strategy.precision.precision}"

@@ -1,0 +1,117 @@
+"""The prediction loop: every view of every sample from one decoding, saved part by part, never made twice."""
+
+import json
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from tqdm import tqdm
+
+from augment.views import apply_view
+from common.errors import UserError
+from common.files import atomic
+from engine.data import Batches, Samples, batches_of, loader
+
+PART_BATCHES = 16  # batches between two saves: what an interruption costs at most
+
+
+def predict_views(
+    fabric: Fabric, model: nn.Module, samples: Samples, files: dict[str, Path], identity: int, batch_size: int,
+    workers: int, title: str,
+) -> None:  # fmt: skip
+    """Predict all samples in the views that `files` (view -> prob_<dataset>.npz) names, and write those files.
+
+    Every sample is read, decoded and cropped once; the views are flips on the device. A file that these weights
+    (`identity`) already made from these samples stays as it is; of an interrupted run the saved parts are used. With
+    several processes each predicts its share of the parts.
+    """
+    made_by = _fingerprint(samples, identity)
+    views = [view for view, path in files.items() if _made_by(path) != made_by]
+    if not views:
+        return
+    parts = _Parts(files[views[0]], views, len(samples), batch_size * PART_BATCHES, made_by)
+    _predict_parts(fabric, model, samples, parts, batch_size, workers, title)
+    fabric.barrier()
+    if fabric.global_rank == 0:
+        for view, probs in parts.gather().items():
+            _save_predictions(files[view], samples.keys, probs, made_by)
+        shutil.rmtree(parts.folder)
+
+
+def _predict_parts(fabric, model, samples, parts, batch_size, workers, title) -> None:
+    todo = parts.todo()[fabric.global_rank :: fabric.world_size]
+    order = np.concatenate([np.arange(start, stop) for start, stop in todo]) if todo else np.arange(0)
+    batches = Batches(order, batch_size)
+    data = loader(samples, batches, workers, fabric.device.type == "cuda")
+    stream = iter(batches_of(fabric.setup_dataloaders(data, use_distributed_sampler=False)))
+    model.eval()
+    bar = tqdm(total=len(samples), initial=len(samples) - len(order), desc=title, disable=fabric.global_rank > 0)
+    for start, stop in todo:
+        probs = {view: [] for view in parts.views}
+        for _ in range(start, stop, batch_size):
+            images, _, index = next(stream)
+            for view, rows in probs.items():
+                rows.append(_probs(model, apply_view(images, view)))
+            bar.update(len(index))
+        parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
+    bar.close()
+
+
+@torch.inference_mode()
+def _probs(model: nn.Module, images: torch.Tensor) -> np.ndarray:
+    return model(images)["probs"].float().cpu().numpy()
+
+
+def _fingerprint(samples: Samples, identity: int) -> int:
+    """A number that changes when the weights, the samples or how they are cropped change."""
+    settings = [identity, samples.img_size, samples.crop_size, samples.seed, repr(samples.augment), list(samples.keys)]
+    return zlib.crc32(json.dumps(settings).encode())
+
+
+def _made_by(path: Path) -> int | None:
+    """The fingerprint in a file of predictions; None where there is none to be read."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return int(saved["made_by"])
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+class _Parts:
+    """Runs of `size` samples of an unfinished prediction, each saved in a file of its own beside the final ones."""
+
+    def __init__(self, file: Path, views: list[str], count: int, size: int, made_by: int):
+        self.folder = file.parent.parent / f".parts_{file.parent.name.split('_')[-1]}_{file.stem}"
+        self.views = views
+        self.bounds = [(start, min(start + size, count)) for start in range(0, count, size)]
+        self.made_by = zlib.crc32(json.dumps([views, size]).encode(), made_by)
+
+    def todo(self) -> list[tuple[int, int]]:
+        return [(start, stop) for start, stop in self.bounds if _made_by(self._path(start)) != self.made_by]
+
+    def save(self, start: int, probs: dict[str, np.ndarray]) -> None:
+        with atomic(self._path(start)) as temporary:
+            np.savez(temporary, made_by=self.made_by, **probs)
+
+    def gather(self) -> dict[str, np.ndarray]:
+        loaded = []
+        for start, _ in self.bounds:
+            with np.load(self._path(start), allow_pickle=False) as part:
+                loaded.append({view: part[view] for view in self.views})
+        return {view: np.concatenate([part[view] for part in loaded]) for view in self.views}
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start:08d}.npz"
+
+
+def _save_predictions(path: Path, ids: list[str], probs: np.ndarray, made_by: int) -> None:
+    if not np.isfinite(probs).all():
+        row = int(np.argwhere(~np.isfinite(probs))[0][0])
+        raise UserError(f"the network's prediction for {ids[row]} is not finite; choose another --predict_epoch")
+    with atomic(path) as temporary:
+        np.savez(temporary, ids=np.array(ids, dtype=str), probs=probs.astype(np.float32), made_by=made_by)

@@ -1,0 +1,114 @@
+"""Which images or cells a run works on, and how they are read: from the resized images or from the crop store."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+from cells.store import Store, read_rgby_png
+from tqdm import tqdm
+
+from augment.crops import resize
+from cells.table import read_table
+from common.errors import UserError, some
+from common.files import existing
+from engine.data import Samples
+
+
+@dataclass
+class ImageReader:
+    """Whole images, `<folder>/<ImageID>.png`; the first of `folders` that has the image gives it."""
+
+    folders: Sequence[Path]
+
+    def __call__(self, key: str, size: int) -> np.ndarray:
+        """(size, size, 4) uint8."""
+        return resize(read_rgby_png(find(self.folders, key, ".png") or self.folders[0] / f"{key}.png"), size)
+
+
+@dataclass
+class CropReader:
+    """Cells by `<ImageID>+<CellID>` from crop stores; the first of `folders` that has the image gives its cells."""
+
+    folders: Sequence[Path]
+
+    def __call__(self, key: str, size: int) -> np.ndarray:
+        """(size, size, 4) uint8."""
+        image, cell = split_key(key)
+        return Store((find(self.folders, image, ".zip") or self.folders[0] / image).parent).read(image, cell, size)
+
+
+def find(folders: Sequence[Path], image: str, suffix: str) -> Path | None:
+    """The first existing `<folder>/<image><suffix>`."""
+    return next((path for path in (folder / f"{image}{suffix}" for folder in folders) if path.exists()), None)
+
+
+def split_key(key: str) -> tuple[str, int]:
+    """`<ImageID>+<CellID>` as its two parts."""
+    image, _, cell = key.rpartition("+")
+    return image, int(cell)
+
+
+def dataset_folders(root: str | Path, datasets: str, flag: str) -> list[Path]:
+    """`root/<dataset>` for each of the comma-separated datasets; they must exist."""
+    root = existing(root, flag)
+    folders = [root / name for name in datasets.split(",")]
+    for folder in folders:
+        if not folder.is_dir():
+            there = some(sorted(path.name for path in root.iterdir() if path.is_dir()), 6) or "no datasets"
+            raise UserError(f"{flag} {root} has no dataset {folder.name} (it has {there}); segment.py writes it")
+    return folders
+
+
+def read_fold(folds_dir: str | Path, split_name: str, fold: int, competition: ModuleType) -> tuple:
+    """The images of a split as two tables (training, validation) with columns ID and Label."""
+    path = Path(folds_dir) / split_name / "images.csv"
+    if not path.exists():
+        raise UserError(f"--split_name {split_name}: {path} does not exist; makefolds.py --split_name writes it")
+    table = competition.read_labels(path)
+    table["Fold"] = read_table(path, {"Fold": int})["Fold"]
+    folds = sorted(table["Fold"].unique())
+    if fold not in folds:
+        raise UserError(f"--fold {fold} is not in {path}; it has the folds {some(folds, 20)}")
+    inside = table["Fold"] == fold
+    return table[~inside].reset_index(drop=True), table[inside].reset_index(drop=True)
+
+
+def open_samples(
+    images: pd.DataFrame, name: str, *, kind: str, root: str | Path, datasets: str, flag: str,
+    targets: Callable[[pd.Series], np.ndarray] | None, **options,
+) -> Samples:  # fmt: skip
+    """The samples of a table of images (column ID, and Label with `targets`): each image, or each of their cells.
+
+    name: what the images are for, in messages. kind: "image" or "cell". root, datasets: where segment.py wrote them,
+    and the `flag` that said so. options: the other fields of Samples. UserError when none of the images is there.
+    """
+    folders = dataset_folders(root, datasets, flag)
+    table = (cells_of if kind == "cell" else images_of)(images, folders)
+    if table.empty:
+        raise UserError(f"{flag} {root} has no {kind} of the {len(images)} {name} images; segment.py writes them")
+    return Samples(
+        reader=(CropReader if kind == "cell" else ImageReader)(folders),
+        keys=table["ID"].tolist(),
+        targets=targets(table["Label"]) if targets else None,
+        **options,
+    )
+
+
+def cells_of(images: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """One row a cell of the images in the crop store, with its image's columns and its own key as ID."""
+    rows, keys = [], []
+    for row, image in enumerate(tqdm(images["ID"], "list cells", leave=False)):
+        path = find(folders, image, ".zip")
+        cells = Store(path.parent).cells(image) if path else []
+        rows += [row] * len(cells)
+        keys += [f"{image}+{cell}" for cell in cells]
+    return images.iloc[rows].assign(ID=keys).reset_index(drop=True)
+
+
+def images_of(images: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """The rows whose resized image exists."""
+    there = [find(folders, image, ".png") is not None for image in images["ID"]]
+    return images[there].reset_index(drop=True)

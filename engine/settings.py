@@ -1,0 +1,39 @@
+"""Flags of a run: resolved against the competition's defaults, saved beside the checkpoints, compared on a restart."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from common.errors import UserError, some
+from common.files import atomic
+
+# These may change between two starts of the same run: they say where and how fast, not what is computed.
+MAY_CHANGE = {"gpu_id", "workers", "epochs", "result_dir", "img_path", "folds_dir", "save_minutes", "resetscale"}
+
+
+def resolve(args: Namespace, defaults: dict) -> None:
+    """Fill the flags that were not given (None) with the competition's published ones, in place."""
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def claim_folder(folder: Path, settings: dict) -> None:
+    """Save `settings` in a run's folder, or check that the run there has the same; UserError names what differs."""
+    path = folder / "settings.json"
+    if path.exists():
+        before = read_settings(path)
+        changed = [name for name in settings if name not in MAY_CHANGE and before.get(name) != settings[name]]
+        if changed:
+            text = some([f"--{name} {before.get(name)} -> {settings[name]}" for name in changed], 6)
+            raise UserError(f"{folder} holds a run with other settings ({text}); choose another --out_dir or remove it")
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_settings(path: Path) -> dict:
+    """settings.json of a run."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}; remove it to begin the run anew") from error

@@ -1,0 +1,171 @@
+"""Predict images or cells with trained networks, in up to eight views and any number of random-crop seeds.
+
+    python test.py --base_dir RESULTS --out_dir Cell_BCE --predict_epoch 6 --fold 0 --augment all --seed 1 \\
+        --dataset test --img_dir CROPS --cellorimage cell
+
+Writes RESULTS/submissions/<out_dir>/fold<k>/epoch_<NNN>/<view>_seed<s>/prob_<dataset>.npz. Flags that are not given are
+read from the checkpoint. `--dataset valid` predicts the validation images of the fold, for out-of-fold scores.
+Seed 0 sees the whole image; every other seed a random crop of each, as in training.
+"""
+
+import argparse
+import zlib
+from argparse import Namespace
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import competitions
+from augment.crops import random_crop, whole
+from augment.views import parse_views
+from common.errors import UserError, run
+from common.files import existing, sole_writer
+from engine.checkpoints import epoch_name, load_model, read, run_folder
+from engine.data import Samples
+from engine.device import describe, make_fabric
+from engine.predict import predict_views
+from engine.samples import open_samples, read_fold
+from losses import LOSSES
+from models import Classifier, build
+
+FROM_CHECKPOINT = ("arch", "num_classes", "in_channels", "img_size", "crop_size", "split_name")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The command line; defaults of None are read from the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--competition", default="hpa", help=f"one of {', '.join(competitions.COMPETITIONS)}")
+    add("--base_dir", default="results", help="train.py's --result_dir")
+    add("--out_dir", required=True, help="the run's name")
+    add("--fold", type=int, default=0)
+    add("--predict_epoch", default="best", help="an epoch's number, best or last")
+    add("--network_path", help="a checkpoint elsewhere, instead of the one that --predict_epoch names")
+    # What it sees.
+    add("--img_dir", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
+    add("--cellorimage", choices=["cell", "image"], help="default: as trained")
+    add("--dataset", default="test", help="a dataset folder below --img_dir; valid: the fold's validation images")
+    add("--split_name", help="for --dataset valid: a folder of --folds_dir")
+    add("--folds_dir", default="cv_folds", help="for --dataset valid: where makefolds.py wrote")
+    add("--img_size", type=int, help="pixels a side that an image or cell is read at")
+    add("--crop_size", type=int, help="pixels a side that the network sees")
+    add("--augment", default="default", help="default, all, or views joined by commas")
+    add("--seed", type=int, default=0, help="of the random crops; 0: the whole image")
+    add("--seeds", help="several seeds joined by commas, instead of --seed")
+    add("--BGR", type=int, choices=[0, 1], default=0, help="1: the network was trained on channels blue first")
+    # What it is; checked against the checkpoint.
+    add("--arch", help="the network's name")
+    add("--num_classes", type=int)
+    add("--in_channels", type=int)
+    add("--puzzle", type=int, choices=[0], default=0, help="0: no PuzzleCAM")
+    # Where and how fast.
+    add("--gpu_id", default="0", help="GPUs joined by commas, or cpu; without any GPU the CPU is used")
+    add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
+    add("--batch_size", type=int, default=32)
+    add("--workers", type=int, default=0, help="processes that read and decode")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    args = get_args_parser().parse_args(argv)
+    views = parse_views(args.augment)
+    seeds = parse_seeds(args.seeds or str(args.seed))
+    path, checkpoint = open_checkpoint(args)
+    fill_from(checkpoint["settings"], args, path)
+    fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
+    fabric.launch()
+    fabric.print(describe(fabric))
+    model = fabric.setup(network(args, checkpoint, path))
+    out = Path(args.base_dir) / "submissions" / args.out_dir / f"fold{args.fold}"
+    out /= f"epoch_{epoch_name(checkpoint['epoch'])}"
+    identity = zlib.crc32(path.read_bytes())
+    with sole_writer(out) if fabric.global_rank == 0 else nullcontext():
+        for seed in seeds:
+            files = {view: out / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz" for view in views}
+            title = f"predict {args.out_dir} fold {args.fold} seed {seed}"
+            samples = open_dataset(args, seed)
+            predict_views(fabric, model, samples, files, identity, args.batch_size, args.workers, title)
+    fabric.print(f"{out}: {len(seeds)} seeds x {len(views)} views of {args.dataset} done")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds joined by commas.
+
+    >>> parse_seeds("1,2")
+    [1, 2]
+    """
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--seeds {text} must be whole numbers from 0 on, joined by commas")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def open_checkpoint(args: Namespace) -> tuple[Path, dict]:
+    """The checkpoint that the flags name, and its path."""
+    folder = run_folder(args.base_dir, args.out_dir, args.fold)
+    if args.network_path:
+        path, flag = Path(args.network_path), "--network_path"
+    elif args.predict_epoch in ("best", "last"):
+        path, flag = folder / f"{args.predict_epoch}.pth", "--predict_epoch"
+    elif args.predict_epoch.isdecimal():
+        path, flag = folder / f"{epoch_name(int(args.predict_epoch))}.pth", "--predict_epoch"
+    else:
+        raise UserError(f"--predict_epoch {args.predict_epoch} must be an epoch's number, best or last")
+    return path, read(existing(path, flag), flag)
+
+
+def fill_from(settings: dict, args: Namespace, path: Path) -> None:
+    """Take the flags that were not given from the checkpoint; refuse another architecture than it holds."""
+    for name in ("arch", "num_classes", "in_channels"):
+        if getattr(args, name) not in (None, settings[name]):
+            raise UserError(f"--{name} {getattr(args, name)}: {path} was trained with --{name} {settings[name]}")
+    for name in FROM_CHECKPOINT:
+        if getattr(args, name) is None:
+            setattr(args, name, settings[name])
+    args.cellorimage = args.cellorimage or settings["cell"]
+    args.loss = settings["loss"]
+
+
+def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
+    """The checkpoint's network with its weights."""
+    competition = competitions.get(args.competition)
+    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
+    model = Classifier(net, LOSSES[args.loss](), competition.MEAN, competition.STD)
+    load_model(model, checkpoint, path, "--predict_epoch")
+    return model
+
+
+def open_dataset(args: Namespace, seed: int) -> Samples:
+    """The samples of --dataset, changed as the seed says."""
+    datasets, images = args.dataset, None
+    if args.dataset == "valid":
+        datasets = "train"
+        images = read_fold(args.folds_dir, args.split_name, args.fold, competitions.get(args.competition))[1]
+    else:
+        suffix = ".zip" if args.cellorimage == "cell" else ".png"
+        folder = existing(Path(args.img_dir) / args.dataset, "--dataset")
+        images = pd.DataFrame({"ID": sorted(path.stem for path in folder.glob(f"*{suffix}"))})
+    return open_samples(
+        images, args.dataset, kind=args.cellorimage, root=args.img_dir, datasets=datasets, flag="--img_dir",
+        targets=None, augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size,
+        crop_size=args.crop_size, seed=seed,
+    )  # fmt: skip
+
+
+@dataclass
+class TestCrop:
+    """The change of an image before its views: a random crop or the whole, and the channels blue first on demand."""
+
+    random: bool
+    blue_first: bool
+
+    def __call__(self, image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
+        image = (random_crop if self.random else whole)(image, crop_size, generator)
+        return image[..., [2, 1, 0, *range(3, image.shape[2])]] if self.blue_first else image
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,121 @@
+"""Every network keeps the models' contract; weights get in from everywhere and refuse what does not fit."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from losses import LOSSES
+from models import MODELS, Classifier, build
+from models.weights import PACKAGED, load_pretrained, read_weights, widen_stem
+
+ARCHS = [*MODELS, "tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"]
+
+
+def classifier(net: nn.Module, loss: str = "BCE") -> Classifier:
+    return Classifier(net, LOSSES[loss](), mean=(0.1, 0.2, 0.3, 0.4), std=(0.5, 0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_contract(arch):
+    torch.manual_seed(0)
+    model = classifier(build(arch, num_classes=19, in_channels=4, image_size=96))
+    images = torch.randint(0, 256, (2, 4, 96, 96), dtype=torch.uint8)
+    targets = torch.eye(19)[:2]
+
+    losses = model.train()(images, targets)
+    assert list(losses) == ["loss"] and losses["loss"].ndim == 0
+    losses["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+    out = model.eval()(images)
+    assert out["probs"].shape == (2, 19) and out["probs"].dtype == torch.float32
+    assert ((out["probs"] > 0) & (out["probs"] < 1)).all()
+    assert set(model(images, targets)) == {"loss", "probs"}
+
+
+def test_classifier_normalises_once():
+    model = classifier(nn.Flatten()).eval()
+    pixel = torch.tensor([255 * 0.1, 255 * 0.2, 255 * 0.3, 255 * 0.9]).view(1, 4, 1, 1)
+    probs = model(pixel)["probs"]
+    torch.testing.assert_close(probs, torch.tensor([[0, 0, 0, 1.0]]).sigmoid())
+
+
+def test_published_head():
+    net = build("class_densenet121_dropout", num_classes=19, in_channels=4, image_size=64)
+    kinds = [type(layer).__name__ for layer in net.head.layers]
+    assert kinds == ["BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]
+    assert (net.head.layers[2].in_features, net.head.layers[2].out_features) == (2048, 1024)
+    maps = torch.arange(8.0).view(1, 2, 2, 2)  # channel means 1.5 and 5.5, maxima 3 and 7
+    head = type(net.head)(features=2, num_classes=3).eval()
+    seen = []
+    head.layers.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    head(maps)
+    torch.testing.assert_close(seen[0], torch.tensor([[1.5, 5.5, 3.0, 7.0]]))
+
+
+def test_unknown_name_lists_near_ones():
+    with pytest.raises(UserError, match="densenet121x is neither .* near it: densenet121"):
+        build("densenet121x", 19, 4, 64)
+
+
+def test_widened_stem_copies_the_first_channels():
+    weight = torch.randn(8, 3, 7, 7)
+    wide = widen_stem(weight, 4)
+    assert torch.equal(wide[:, :3], weight) and torch.equal(wide[:, 3], weight[:, 0])
+
+
+def test_packaged_weights_fit_and_find_an_edge():
+    net = build("tf_efficientnet_lite0", num_classes=19, in_channels=4, image_size=64)
+    assert load_pretrained(net, PACKAGED) == ["classifier.weight", "classifier.bias"]
+    stem = net.conv_stem.weight.detach()
+    assert torch.equal(stem[:, 3], stem[:, 0])
+    assert stem.std() > 0.1  # trained filters are strong; a random start is at 0.2 / sqrt(fan) or less
+    with pytest.raises(UserError, match="tf_efficientnet_lite0"):
+        load_pretrained(build("resnet18", 19, 4, 64), PACKAGED)
+
+
+def test_weights_from_a_file(tmp_path):
+    three = build("resnet18", num_classes=5, in_channels=3, image_size=64)
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in three.state_dict().items()}}, path)
+    four = build("resnet18", num_classes=19, in_channels=4, image_size=64)
+    assert load_pretrained(four, str(path)) == ["fc.weight", "fc.bias"]
+    assert torch.equal(four.conv1.weight[:, 3], three.conv1.weight[:, 0])
+    with pytest.raises(UserError, match="does not fit --arch"):
+        load_pretrained(build("densenet121", 19, 4, 64), str(path))
+
+
+class Nasty:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", bytes(1000)])
+def test_damaged_weights_are_refused(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        read_weights(path, "--pretrained")
+
+
+def test_no_code_runs_from_weights(tmp_path, capsys):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": Nasty()}, path)
+    with pytest.raises(UserError, match="plain tensors"):
+        read_weights(path, "--resume")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_missing_weights_name_the_flag(tmp_path):
+    with pytest.raises(UserError, match="--resume does not exist"):
+        read_weights(tmp_path / "none.pth", "--resume")
+
+
+def test_determinism_of_the_start():
+    starts = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        starts.append(build("resnet18", 19, 4, 64).conv1.weight.detach().numpy())
+    assert np.array_equal(*starts)
