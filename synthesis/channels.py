@@ -1,0 +1,139 @@
+"""The three reference stains of a cell: microtubules (red), nucleus (blue) and endoplasmic reticulum (yellow).
+
+Each function gives a float32 array of the cell's box, about 1 where the stain is typical, 0 outside the cell.
+"""
+
+import cv2
+import numpy as np
+
+from synthesis.cells import Cell
+from synthesis.filaments import Growth, dots, grow, somewhere, splat
+
+GRAINS = {"fine": 1.3, "mid": 3.2, "patch": 6.0, "coarse": 15.0}  # standard deviations of the blur at scale 1
+
+
+class Textures:
+    """Smooth noise with mean 0 and standard deviation 1, one array an image for each of GRAINS, shared by its cells."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int, scale: float):
+        self.fields = {name: _noise(rng, height, width, sigma * scale) for name, sigma in GRAINS.items()}
+
+    def at(self, cell: Cell, name: str) -> np.ndarray:
+        """The part of a noise under a cell's box; beyond the image it repeats."""
+        rows, columns = cell.slices
+        field = self.fields[name]
+        height, width = field.shape
+        if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
+            return field[rows, columns]
+        row_index, column_index = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
+        return field[row_index % height][:, column_index % width]
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, sigma: float) -> np.ndarray:
+    shrink = max(1, int(sigma / 2))  # smooth noise is made small and enlarged
+    small = rng.standard_normal((height // shrink + 2, width // shrink + 2), np.float32)
+    small = soft(small, sigma / shrink)
+    small = (small - small.mean()) / (small.std() + 1e-6)
+    return small[:height, :width] if shrink == 1 else cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def soft(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur; a sigma too small to matter leaves the image as it is."""
+    return image if sigma < 0.35 else cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def level(image: np.ndarray, where: np.ndarray, percentile: float = 97) -> np.ndarray:
+    """Scale an image so that its percentile over the pixels `where` is 1."""
+    values = image[where][::5]
+    top = np.percentile(values, percentile) if len(values) else 0
+    return image / top if top > 1e-6 else image
+
+
+def draw_nucleus(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
+    """DNA: mottled chromatin, dark nucleoli with a bright rim; a dividing cell's condensed plate."""
+    scale = cell.scale
+    base = cell.nucleus.astype(np.float32)
+    if cell.dividing:
+        return soft(base * (1.7 + 0.15 * textures.at(cell, "mid")), scale)
+    contrast = rng.uniform(0.5, 1.5)
+    shade = 1 + contrast * (0.10 * textures.at(cell, "patch") + 0.07 * textures.at(cell, "mid"))
+    shade += 0.08 * textures.at(cell, "coarse") + 0.05 * textures.at(cell, "fine")
+    for hole, rim in nucleolus_shapes(cell):
+        shade = shade * (1 - rng.uniform(0.5, 0.8) * hole) + 0.15 * rim
+    return soft(base * np.maximum(shade, 0), 1.3 * scale)
+
+
+def nucleolus_shapes(cell: Cell) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each nucleolus two arrays of the box, 0..1: its body and a rim around it."""
+    y, x = np.ogrid[: cell.mask.shape[0], : cell.mask.shape[1]]
+    shapes = []
+    for centre_y, centre_x, radius in cell.nucleoli:
+        away = np.sqrt((y - centre_y) ** 2 + (x - centre_x) ** 2, dtype=np.float32) / radius
+        shapes.append((np.clip((1.15 - away) / 0.3, 0, 1), np.exp(-(((away - 1.35) / 0.25) ** 2))))
+    return shapes
+
+
+def draw_microtubules(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
+    """Threads that start about the nucleus and centrosome, run to the edge and bundle along it."""
+    if cell.dividing:
+        return draw_spindle(cell, textures, rng) + 0.25 * draw_cytosol(cell, textures)
+    scale = cell.scale
+    count = int(rng.uniform(0.7, 1.3) * 0.0019 * cell.cytoplasm.sum() / scale**2) + 30
+    inner = np.exp(-3 * cell.outward) * cell.cytoplasm
+    start = somewhere(rng, inner + 0.25 * cell.cytoplasm, count)
+    angle = _away_from(cell.centrosome, start) + rng.normal(0, 1.1, len(start))
+    growth = Growth(length=rng.uniform(70, 150), wiggle=rng.uniform(0.12, 0.3), outward=0.05, along=0.03)
+    paths = grow(rng, cell, start, angle, growth)
+    sharp = splat(paths, rng.gamma(2, 0.5, len(start)), cell.mask.shape, growth.step * scale)
+    threads = soft(sharp, 1.1 * scale) + 0.6 * soft(sharp, 5 * scale)
+    height = 0.45 + 0.75 * np.exp(-1.5 * cell.outward)
+    grain = np.maximum(1 + 0.25 * textures.at(cell, "fine") + 0.2 * textures.at(cell, "coarse"), 0)
+    return level(threads * height * grain * cell.mask, cell.cytoplasm, 90)
+
+
+def _away_from(point: tuple[float, float], start: np.ndarray) -> np.ndarray:
+    return np.arctan2(start[:, 0] - point[0], start[:, 1] - point[1])
+
+
+def draw_spindle(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
+    """The bipolar spindle: threads from each pole that arch to the chromosome plate, and short asters."""
+    poles = np.array(cell.poles)
+    span = poles[1] - poles[0]
+    length = np.hypot(*span)
+    side = np.array([-span[1], span[0]]) / (length + 1e-6)
+    along = np.linspace(0, 0.53, 24)
+    fibres = []
+    for pole, sign in ((poles[0], 1), (poles[1], -1)):
+        reach = rng.normal(0, 0.3, 70)[:, None, None] * length * np.sin(np.pi * along)[:, None]
+        fibres.append(pole + sign * along[:, None] * span + reach * side)
+        angle = rng.uniform(0, 2 * np.pi, 25)
+        ray = np.column_stack([np.sin(angle), np.cos(angle)])[:, None]
+        fibres.append(pole + along[:, None] * 0.6 * length * ray)
+    paths = np.concatenate(fibres).astype(np.float32)
+    drawn = splat(paths, rng.gamma(3, 0.3, len(paths)), cell.mask.shape, 0.53 * length / 23)
+    drawn += dots(poles, np.full(2, 12.0), cell.mask.shape)
+    plate = 1 - 0.6 * soft(cell.nucleus.astype(np.float32), cell.scale)
+    grain = np.maximum(1 + 0.2 * textures.at(cell, "fine"), 0)
+    return level(soft(drawn, 1.6 * cell.scale) * plate * grain * cell.mask, cell.mask, 98)
+
+
+def draw_cytosol(cell: Cell, textures: Textures) -> np.ndarray:
+    """Protein dissolved in the cytoplasm: even, thinner towards the edge, with small holes."""
+    thick = np.sqrt(np.clip(cell.to_edge / (28 * cell.scale), 0, 1)) * (1 - 0.35 * cell.outward)
+    grain = 1 + 0.10 * textures.at(cell, "fine") + 0.08 * textures.at(cell, "mid") + 0.08 * textures.at(cell, "coarse")
+    body = cell.cytoplasm.astype(np.float32) + (0.12 if not cell.dividing else 0) * cell.nucleus
+    return soft(body, 1.5 * cell.scale) * thick * np.maximum(grain, 0) * cell.mask
+
+
+def draw_reticulum(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
+    """ER: a net with granules, densest about the nucleus, a rim around it, little over it."""
+    scale = cell.scale
+    fall = rng.uniform(1.2, 3.2)
+    near = np.exp(-fall * cell.outward) * np.clip(cell.to_edge / (14 * scale), 0, 1)
+    net = 1 - 0.8 * np.minimum(np.abs(textures.at(cell, "mid")), 1.2)  # ridges where the noise crosses zero
+    holes = np.clip(1.5 + textures.at(cell, "patch"), 0, 1)
+    grain = 1 + 0.32 * textures.at(cell, "fine") + 0.15 * textures.at(cell, "coarse")
+    rim = np.exp(-((cell.to_nucleus / (3 * scale)) ** 2)) * ~cell.nucleus
+    body = (0.25 + near) * cell.cytoplasm * (0.35 + net) * (0.35 + 0.65 * holes) + 0.25 * rim
+    body = soft(body.astype(np.float32), 0.8 * scale) + rng.uniform(0.08, 0.25) * cell.nucleus * (not cell.dividing)
+    return level(body * np.maximum(grain, 0) * cell.mask, cell.cytoplasm, 90)

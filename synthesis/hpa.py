@@ -1,0 +1,280 @@
+"""Made-up images and tables of the Human Protein Atlas competition (file forms: docs/formats.md)."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cells.masks import encode_label_image, encode_mask
+from cells.table import CELL_COLUMNS
+from common.files import atomic
+from common.seeds import rng
+from competitions.hpa import CHANNELS
+from synthesis.cells import Cell, Plan, add_organelles, place, plan_cell, rasterise
+from synthesis.channels import Textures, draw_microtubules, draw_nucleus, draw_reticulum, soft
+from synthesis.labels import NEGATIVE, SPINDLE, cell_classes, image_classes
+from synthesis.patterns import PATTERNS, STRENGTH
+from synthesis.settings import CELL_LINES, SETTINGS, CellLine, Settings
+
+SPLITS = ("train", "test")
+TRUTH_COLUMNS = [*CELL_COLUMNS, "Label"]
+TRUTH_FILES = {"train": "train_truth.csv", "test": "truth.csv"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an image depends on besides its split and index."""
+
+    seed: int
+    width: int
+    height: int
+    cells: tuple[int, int] | None = None  # lowest and highest number; None: as many as real images of this area have
+    balance: str = "flat"
+    settings: Settings = SETTINGS
+
+
+@dataclass
+class Image:
+    """One made-up image: `pixels` uint8 (height, width, 4) RGBY, `labels` its truth as a label image, its classes."""
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: list[list[int]]  # of cell 1, 2, ...
+
+
+def image_id(request: Request, split: str, index: int) -> str:
+    """The id of an image: like the competition's, and the same for the same seed."""
+    return str(uuid.UUID(bytes=rng(request.seed, split, index, "id").bytes(16)))
+
+
+def draw_image(request: Request, split: str, index: int) -> Image:
+    """Draw one image. It depends on nothing but the arguments."""
+    draw = rng(request.seed, split, index)
+    settings = request.settings
+    deck = rng(request.seed, split, index // len(PATTERNS), "deck").permutation(len(PATTERNS)).tolist()
+    classes = image_classes(draw, deck, index % len(PATTERNS), request.balance)
+    line = CELL_LINES[str(draw.choice(list(CELL_LINES)))]
+    cells, counted = draw_cells(draw, request, line, SPINDLE in classes)
+    dividing = np.array([cell.dividing for cell in cells])
+    shown = cell_classes(draw, classes, dividing, counted, settings)
+    pixels = _expose(draw, cells, shown, request)
+    labels = np.zeros((request.height, request.width), np.uint16)
+    for number, cell in enumerate((cell for cell, yes in zip(cells, counted, strict=True) if yes), start=1):
+        _paste(labels, cell, cell.mask * np.uint16(number), np.maximum)
+    truth = [names for names, yes in zip(shown, counted, strict=True) if yes]
+    return Image(image_id(request, split, index), pixels, labels, truth)
+
+
+def draw_cells(
+    draw: np.random.Generator, request: Request, line: CellLine, spindles: bool
+) -> tuple[list[Cell], np.ndarray]:
+    """The cells that the image shows any of, and which of them count as truth (bool array): those mostly visible."""
+    settings = request.settings
+    for _ in range(20):
+        count, scale = _density(draw, request, line)
+        plans = _plan(draw, request, line, count, scale, spindles)
+        cells = [cell for cell in rasterise(plans, scale) if _seen(cell, request) > 0]
+        counted = np.array([_seen(cell, request) > settings.visible for cell in cells], bool)
+        dividing = np.array([cell.dividing for cell in cells], bool)
+        if (counted & dividing).any() if spindles else counted.any():
+            break
+    _mark_contacts(cells)
+    for cell in cells:
+        add_organelles(cell, draw)
+        if draw.random() < settings.dim:
+            cell.dim = draw.uniform(0.3, 0.6)
+    return cells, counted
+
+
+def _density(draw: np.random.Generator, request: Request, line: CellLine) -> tuple[int, float]:
+    """How many cells lie in the image, and its scale: pixels for each pixel of a real 2048-pixel image."""
+    settings = request.settings
+    area = request.width * request.height
+    confluence = draw.uniform(*line.confluence)
+    if request.cells:
+        count = int(draw.integers(request.cells[0], request.cells[1] + 1))
+    else:
+        natural = confluence * area / (line.area * draw.lognormal(0, 0.15))
+        fewest = min(settings.fewest, 1 + round(area / settings.typical_area)) if natural >= 1 else settings.fewest
+        count = int(np.clip(round(natural), fewest, settings.most * max(1, area / 2048**2)))
+    return count, float(np.sqrt(confluence * area / (count * line.area)))
+
+
+def _plan(draw, request: Request, line: CellLine, count: int, scale: float, spindles: bool) -> list[Plan]:
+    settings = request.settings
+    spacing = max(1.25 * np.sqrt(line.nucleus), 0.8 * np.sqrt(line.area)) * scale
+    centres = place(draw, request.width, request.height, count, spacing, line)
+    dividing = draw.random(len(centres)) < settings.dividing
+    if spindles:
+        low, high = settings.spindles
+        dividing[: min(count, int(draw.integers(low, high + 1)))] = True
+    pairs = zip(centres, dividing, strict=True)
+    return [plan_cell(draw, centre, line, scale, settings, divides) for centre, divides in pairs]
+
+
+def _seen(cell: Cell, request: Request) -> float:
+    """The share of a cell's area that lies inside the image."""
+    (rows, columns), _ = _overlap(cell, (request.height, request.width))
+    return float(cell.mask[rows, columns].sum() / max(1, cell.mask.sum()))
+
+
+def _overlap(cell: Cell, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of a cell's box inside the image: as slices of the box and of the image."""
+    inside, image = [], []
+    for part, size in zip(cell.slices, shape, strict=True):
+        low, high = max(part.start, 0), max(min(part.stop, size), max(part.start, 0))
+        image.append(slice(low, high))
+        inside.append(slice(low - part.start, high - part.start))
+    return tuple(inside), tuple(image)
+
+
+def _paste(canvas: np.ndarray, cell: Cell, values: np.ndarray, combine=np.add) -> None:
+    inside, image = _overlap(cell, canvas.shape)
+    canvas[image] = combine(canvas[image], values[inside])
+
+
+def _mark_contacts(cells: list[Cell]) -> None:
+    """Give every cell the map of where it touches another one."""
+    for cell in cells:
+        others = np.zeros(cell.mask.shape, np.uint8)
+        for other in cells:
+            if other is not cell:
+                _stamp(others, cell, other)
+        reach = max(2.0, 7 * cell.scale)
+        near = cv2.distanceTransform(1 - others, cv2.DIST_L2, 3) < reach if others.any() else others > 0
+        cell.contact = soft(near.astype(np.float32), 2 * cell.scale)
+
+
+def _stamp(canvas: np.ndarray, cell: Cell, other: Cell) -> None:
+    """Add another cell's mask to a canvas of `cell`'s box."""
+    rows, columns = cell.slices
+    shifted = Cell(other.top - rows.start, other.left - columns.start, other.mask, other.nucleus, 1, 0)
+    _paste(canvas, shifted, other.mask.astype(np.uint8), np.maximum)
+
+
+def _expose(draw: np.random.Generator, cells: list[Cell], shown: list[list[int]], request: Request) -> np.ndarray:
+    """Stain the cells, then photograph them: uint8 (height, width, 4)."""
+    settings = request.settings
+    scale = cells[0].scale
+    textures = Textures(draw, request.height, request.width, scale)
+    stains = np.zeros((4, request.height, request.width), np.float32)
+    light = {name: draw.uniform(*getattr(settings, name)) for name in (*CHANNELS, "haze")}
+    strength = {index: STRENGTH.get(index, 1.0) * draw.lognormal(0, 0.2) for index in PATTERNS}
+    for cell, classes in zip(cells, shown, strict=True):
+        cell.red = draw_microtubules(cell, textures, draw)
+        cell.yellow = draw_reticulum(cell, textures, draw)
+        blue = draw_nucleus(cell, textures, draw)
+        green = light["haze"] * draw.uniform(0.3, 1) * cell.mask * (1 + 0.3 * textures.at(cell, "fine"))
+        for index in classes:
+            amount = light["green"] * strength[index] * draw.lognormal(0, 0.25)
+            green = green + amount * PATTERNS[index](cell, textures, draw)
+        own = cell.dim * draw.lognormal(0, 0.2, 3)
+        for canvas, image, amount in zip(
+            stains,
+            (cell.red, green, blue, cell.yellow),
+            (light["red"] * own[0], cell.dim, light["blue"] * own[1], light["yellow"] * own[2]),
+            strict=True,
+        ):
+            _paste(canvas, cell, (amount * image).astype(np.float32))
+    _add_specks(draw, stains[1], scale, settings, light["green"])
+    return _photograph(draw, stains, scale, settings)
+
+
+def _add_specks(draw: np.random.Generator, green: np.ndarray, scale: float, settings: Settings, light: float) -> None:
+    for _ in range(draw.poisson(settings.specks)):
+        y, x = (int(draw.integers(size)) for size in green.shape)
+        radius = max(1, round(scale * draw.uniform(1, 4)))
+        green[max(0, y - radius) : y + radius, max(0, x - radius) : x + radius] += light * draw.uniform(0.3, 1.2)
+
+
+def _photograph(draw: np.random.Generator, stains: np.ndarray, scale: float, settings: Settings) -> np.ndarray:
+    """Blur, uneven light, crosstalk, shot noise, and the camera's 8 bits."""
+    height, width = stains.shape[1:]
+    shade = _vignette(draw, height, width, settings)
+    crosstalk = draw.uniform(0, 0.025, 2)
+    stains[1] += crosstalk[0] * stains[3] + crosstalk[1] * stains[0]
+    gain = draw.uniform(*settings.shot)
+    planes = []
+    for stain in stains:
+        light = np.maximum(soft(stain, draw.uniform(*settings.blur) * scale) * shade, 0)
+        noise = soft(draw.standard_normal((height, width), np.float32), min(0.7, 0.6 * scale))
+        noisy = light + np.sqrt(gain * light + 0.3) * noise * 1.6 - 0.6
+        planes.append(np.clip(np.round(noisy), 0, 255).astype(np.uint8))
+    return np.dstack(planes)
+
+
+def _vignette(draw: np.random.Generator, height: int, width: int, settings: Settings) -> np.ndarray:
+    """1 where the light is best, less towards the corners, about an off-centre middle."""
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] - draw.uniform(-0.3, 0.3)
+    x = np.linspace(-1, 1, width, dtype=np.float32) - draw.uniform(-0.3, 0.3)
+    return (1 - draw.uniform(*settings.vignette) * (y**2 + x**2) / 3.4).astype(np.float32)
+
+
+def write_image(out_dir: Path, request: Request, split: str, index: int) -> str:
+    """Draw one image and write its four PNGs and then its truth rows, whose file says that the image is done."""
+    done = part_file(out_dir, request, split, index)
+    if done.exists():
+        return done.stem
+    image = draw_image(request, split, index)
+    for position, channel in enumerate(CHANNELS):
+        plane = image.pixels[..., position]
+        if split == "test":
+            plane = plane * np.uint16(257)
+        with atomic(Path(out_dir) / split / f"{image.name}_{channel}.png") as temporary:
+            temporary.write_bytes(cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
+    with atomic(done) as temporary:
+        truth_rows(image).to_csv(temporary, index=False)
+    return image.name
+
+
+def part_file(out_dir: Path, request: Request, split: str, index: int) -> Path:
+    """Where an image's truth rows lie until the tables are put together."""
+    return Path(out_dir) / ".parts" / split / f"{image_id(request, split, index)}.csv"
+
+
+def truth_rows(image: Image) -> pd.DataFrame:
+    """An image's part of the truth table: a row a cell with its mask, box and classes."""
+    height, width = image.labels.shape
+    texts = encode_label_image(image.labels)
+    rows = []
+    for number, classes in enumerate(image.classes, start=1):
+        inside = image.labels == number
+        ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+        label = "|".join(map(str, classes))
+        rows.append((f"{image.name}+{number}", image.name, number, width, height, texts[number], *box, label))
+    return pd.DataFrame(rows, columns=TRUTH_COLUMNS)
+
+
+def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, pd.DataFrame]:
+    """Put the images' truth rows together and write the competition's tables; gives the truth of each split."""
+    truths = {}
+    for split, count in counts.items():
+        parts = [pd.read_csv(part_file(out_dir, request, split, index), dtype={"Label": str}) for index in range(count)]
+        truths[split] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TRUTH_COLUMNS)
+        write_csv(truths[split], Path(out_dir) / TRUTH_FILES[split])
+    write_csv(image_labels(truths["train"]), Path(out_dir) / "train.csv")
+    empty = encode_mask(np.zeros((request.height, request.width), bool))
+    names = [image_id(request, "test", index) for index in range(counts["test"])]
+    submission = pd.DataFrame({"ID": names, "ImageWidth": request.width, "ImageHeight": request.height})
+    write_csv(submission.assign(PredictionString=f"0 1 {empty}"), Path(out_dir) / "sample_submission.csv")
+    return truths
+
+
+def image_labels(truth: pd.DataFrame) -> pd.DataFrame:
+    """train.csv from a truth table: an image's label is the union of its cells' classes, Negative only when alone."""
+    rows = []
+    for name, labels in truth.groupby("ImageID", sort=False)["Label"]:
+        union = {int(part) for text in labels for part in text.split("|")}
+        rows.append((name, "|".join(map(str, sorted(union - {NEGATIVE} or {NEGATIVE})))))
+    return pd.DataFrame(rows, columns=["ID", "Label"])
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table whole or not at all."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
