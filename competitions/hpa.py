@@ -4,15 +4,19 @@ An image is four grey PNGs of one size, `<ID>_{red,green,blue,yellow}.png`: micr
 nuclei and endoplasmic reticulum. Arrays hold the channels in that order, (height, width, 4): RGBY.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from cells.table import read_table
+from cells.table import KEY, match_rows, read_table
+from cells.triples import format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError, some
 from common.files import existing, safe_name
+from metrics.classification import average_precision
+from metrics.mask_map import MaskMAP, score_table
 
 CLASSES = (
     "0:Nucleoplasm", "1:Nuclear membrane", "2:Nucleoli", "3:Nucleoli fibrillar center", "4:Nuclear speckles",
@@ -32,6 +36,9 @@ TRAIN_DEFAULTS = {
     "img_size": 768, "crop_size": 512, "batch_size": 17, "effective_batch": 34, "clipnorm": 1.0,
     "split_name": "random_folds10", "in_channels": 4, "augment": "dihedral_crop",
 }  # fmt: skip
+
+IOU_THRESHOLD = 0.6  # a detection must overlap a true cell so far
+SCORE = f"mAP at mask IoU {IOU_THRESHOLD}"
 
 
 class ImageError(UserError):
@@ -106,3 +113,84 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
         f"{path} has columns {some(header)}: train.csv's ID,Label or sample_submission.csv's "
         "ID,ImageWidth,ImageHeight,PredictionString are right"
     )
+
+
+def write_submission(path: str | Path, sample: pd.DataFrame, cells: pd.DataFrame, probs: np.ndarray) -> None:
+    """Write the submission: every row of sample_submission.csv in its order, every class of every cell as a triple.
+
+    `probs` (len(cells), 19) belongs to the rows of the cells table. An image without cells keeps the sample's own
+    placeholder. UserError when a cell's image is not in the sample, or is of another size there.
+    """
+    sizes = ["ImageWidth", "ImageHeight"]
+    rows = match_rows(cells.rename(columns={"ImageID": "ID"}), sample, ["ID"], "sample_submission.csv", exact=False)
+    differs = (sample[sizes].to_numpy()[rows] != cells[sizes].to_numpy()).any(axis=1)
+    if differs.any():
+        raise UserError(f"the image {cells['ImageID'][differs].iloc[0]} has another size in sample_submission.csv")
+    own = cells.groupby("ImageID", sort=False).indices
+    masks = cells["PredictionString"].to_numpy()
+
+    def text(image_id: str, placeholder: str) -> str:
+        rows = own.get(image_id, [])
+        return format_triples(masks[rows], probs[rows]) if len(rows) else placeholder
+
+    fields = sample[["ID", *sizes, "PredictionString"]].itertuples(index=False, name=None)
+    write_rows(path, ((image_id, *size, text(image_id, placeholder)) for image_id, *size, placeholder in fields))
+
+
+def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
+    """The competition's mAP of a submission file against a truth table: `Class,AP,Truths,Detections,Hits`, and a mean.
+
+    Both must name the same images. Every triple is a detection, a placeholder too. Of equal confidences, the one that
+    comes first in the file counts as the higher.
+    """
+    tally = _tally(truth)
+    for row in read_rows(submission):
+        classes, scores, masks = parse_triples(row.text, len(CLASSES), row.where)
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(masks))}
+        which = np.array([distinct[text] for text in masks], np.int64)
+        tally.add(row.id, (row.height, row.width), row.where, list(distinct), which, classes, scores)
+    return tally.table(CLASSES, str(submission))
+
+
+def score_cells(cells: pd.DataFrame, probs: np.ndarray, images: Sequence[str], truth: str | Path) -> pd.DataFrame:
+    """The same score of probabilities (len(cells), 19) of a cells table, over `images` alone.
+
+    `truth` may also be train.csv (`ID,Label`): then an image has the highest probability of its cells, and the scores
+    are the average precision over images (`Class,AP,Truths`, last row mean).
+    """
+    if "PredictionString" not in pd.read_csv(existing(truth, "--truth"), nrows=0).columns:
+        return _score_images(cells, probs, images, truth)
+    tally = _tally(truth, images)
+    own = cells.groupby("ImageID", sort=False).indices
+    masks, sizes = cells["PredictionString"].to_numpy(), cells[["ImageHeight", "ImageWidth"]].to_numpy()
+    for image_id in tally.images:
+        rows = own.get(image_id, np.zeros(0, np.int64))
+        size = tuple(sizes[rows[0]].tolist()) if len(rows) else tally.size(image_id)
+        which, classes = np.indices((len(rows), len(CLASSES))).reshape(2, -1)
+        tally.add(image_id, size, "the cells table", masks[rows], which, classes, probs[rows].ravel())
+    return tally.table(CLASSES, "the cells table")
+
+
+def _tally(path: str | Path, images: Sequence[str] | None = None) -> MaskMAP:
+    """A truth table (a cells table with a column Label), of some images or all, ready to be scored against."""
+    columns = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
+    truth = read_table(path, {**columns, "Label": str}, key=KEY)
+    labels = np.zeros((len(truth), len(CLASSES)), bool)
+    for row, text in enumerate(truth["Label"]):
+        if text:
+            labels[row, [int(part) for part in _clean_label(text, path, row + 2).split("|")]] = True
+    if images is not None:
+        known = truth[["ImageID"]].drop_duplicates()
+        match_rows(pd.DataFrame({"ImageID": images}), known, ["ImageID"], str(path), exact=False)
+        chosen = truth["ImageID"].isin(images).to_numpy()
+        truth, labels = truth[chosen], labels[chosen]
+    return MaskMAP(truth, labels, IOU_THRESHOLD, str(path))
+
+
+def _score_images(cells: pd.DataFrame, probs: np.ndarray, images: Sequence[str], truth: str | Path) -> pd.DataFrame:
+    labels = read_labels(truth)
+    keys = pd.DataFrame({"ID": list(images)})
+    hot = multi_hot(labels["Label"].iloc[match_rows(keys, labels, ["ID"], str(truth), exact=False)])
+    highest = pd.DataFrame(probs).groupby(cells["ImageID"].to_numpy()).max()
+    values = highest.reindex(keys["ID"], fill_value=0.0).to_numpy()
+    return score_table(CLASSES, average_precision(values, hot), str(truth), Truths=hot.sum(axis=0).astype(int))

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def average_precision(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall curve of each class: (N, C) scores and 0/1 targets -> (C,), NaN without a positive.
+    """Area under the precision-recall curve of each class: (N, C) scores and 0/1 targets -> (C,).
 
-    The step-wise sum of scikit-learn's `average_precision_score`: sum over the distinct scores, falling, of
-    (recall - recall before) x precision. Rows of equal score enter together, so their order does not matter.
+    NaN for a class without a positive. The step-wise sum of scikit-learn's `average_precision_score`: over the distinct
+    scores, falling, (recall - recall before) x precision. Rows of equal score enter together, in whatever order.
 
     >>> average_precision(np.array([[0.9], [0.8], [0.7]]), np.array([[1], [0], [1]])).round(4)
     array([0.8333])

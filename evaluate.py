@@ -1,0 +1,67 @@
+"""Score a submission against the truth: a table on the screen, the same as CSV, and a picture.
+
+    python evaluate.py --competition hpa --submission OUT/submission.csv --truth DATA/truth.csv --out_path OUT
+
+Writes `score_<submission name>.csv` (a row a class and the mean) and `score_<submission name>.png` to --out_path,
+which without the flag is the submission's folder.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import competitions
+from cells.table import write_table
+from common.errors import run
+from common.files import atomic, existing
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--competition", default="hpa", help="whose score: " + ", ".join(competitions.COMPETITIONS))
+    parser.add_argument("--submission", required=True, help="submission.csv as ensemble.py writes it")
+    parser.add_argument("--truth", required=True, help="truth table: a cells table with a further column Label")
+    parser.add_argument("--out_path", help="folder for the table and the picture")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Score the submission, show and write the result."""
+    args = get_args_parser().parse_args(argv)
+    competition = competitions.get(args.competition)
+    submission = existing(args.submission, "--submission")
+    table = competition.score(submission, existing(args.truth, "--truth"))
+    show(table, competition.SCORE)
+    out = Path(args.out_path) if args.out_path else submission.parent
+    write_table(table, out / f"score_{submission.stem}.csv")
+    draw(table, competition.SCORE, out / f"score_{submission.stem}.png")
+
+
+def show(table: pd.DataFrame, title: str) -> None:
+    """Print a score table (`Class,AP,...`, last row the mean)."""
+    text = table.to_string(index=False, na_rep="-", float_format="{:.4f}".format, justify="right")
+    print(f"{text}\n{title}: {table['AP'].iloc[-1]:.4f}")  # noqa: T201
+
+
+def draw(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw a score table as a bar a class, with the mean as a line; a class without truths has no bar."""
+    from matplotlib.figure import Figure  # a second to import, which the scripts that only use `show` need not wait
+
+    classes, mean = table.iloc[:-1], table["AP"].iloc[-1]
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(classes)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(classes["Class"], classes["AP"].fillna(0), color="tab:green")
+    for place, (value, truths) in enumerate(zip(classes["AP"], classes["Truths"], strict=True)):
+        note = "no truth" if truths == 0 else f"{value:.3f}  ({truths})"
+        axes.text((0 if truths == 0 else value) + 0.01, place, note, va="center", fontsize=8)
+    axes.axvline(mean, color="black", linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1.12), title=f"{title}: {mean:.4f}", xlabel="average precision (number of true cells)")
+    axes.invert_yaxis()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+if __name__ == "__main__":
+    run(main)
