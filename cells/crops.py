@@ -1,0 +1,46 @@
+"""Cut cells out of an image, and bring images to a size and a depth."""
+
+import cv2
+import numpy as np
+from scipy.ndimage import find_objects
+
+
+def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """The box of each cell of a label image (height, width): label -> x1, y1, x2, y2 in pixels, x2 and y2 exclusive."""
+    slices = enumerate(find_objects(labels), start=1)
+    return {label: (s[1].start, s[0].start, s[1].stop, s[0].stop) for label, s in slices if s is not None}
+
+
+def cut_cell(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """A cell alone: `image` (height, width, channels) within `box`, zero outside the cell, padded to a square by zeros.
+
+    The square's side is the box's longer side; the cell is in its middle, an odd pixel of padding right or below.
+    """
+    x1, y1, x2, y2 = box
+    side = max(x2 - x1, y2 - y1)
+    left, top = (side - (x2 - x1)) // 2, (side - (y2 - y1)) // 2
+    crop = np.zeros((side, side, *image.shape[2:]), image.dtype)
+    inside = labels[y1:y2, x1:x2] == label
+    crop[top : top + y2 - y1, left : left + x2 - x1][inside] = image[y1:y2, x1:x2][inside]
+    return crop
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """`image` (height, width, channels) stretched to size x size: by area where it shrinks, linearly where it grows."""
+    height, width = image.shape[:2]
+    if height > size or width > size:
+        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    if height < size or width < size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def narrow(image: np.ndarray) -> np.ndarray:
+    """A 16-bit image that is an 8-bit one times 257 as that 8-bit image, so nothing is lost; any other as it is.
+
+    The competition's test images are 16-bit files of 8-bit pictures; so stored they take half the space.
+    """
+    if image.dtype != np.uint16:
+        return image
+    low = image.astype(np.uint8)  # 257 v = 256 v + v: the low byte is v
+    return low if np.array_equal(image, low * np.uint16(257)) else image

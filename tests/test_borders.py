@@ -1,0 +1,110 @@
+"""The border rule and the completeness, by hand and on discs that are cut at known places."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cells.borders import RULES, completeness, measure_borders
+
+
+def scene(*parts: tuple[int, int, int, int, int], shape=(100, 100)) -> np.ndarray:
+    """A label image of rectangles (label, y1, y2, x1, x2)."""
+    labels = np.zeros(shape, np.int32)
+    for label, y1, y2, x1, x2 in parts:
+        labels[y1:y2, x1:x2] = label
+    return labels
+
+
+# Whole cells 1 and 2: 400 pixels each, nuclei 100. At the border: 3 with a nucleus of 49 (< .5), 4 with 50 (not < .5),
+# 5 with a cell of 150 (< .4) and a nucleus of 69 (< .7), 6 with a cell of 160 (not < .4) and the same nucleus.
+CELLS = scene(
+    (1, 20, 40, 20, 40), (2, 20, 40, 50, 70), (3, 0, 20, 0, 20), (4, 0, 20, 60, 80),
+    (5, 85, 100, 0, 10), (6, 84, 100, 40, 50),
+)  # fmt: skip
+NUCLEI = scene(
+    (1, 25, 35, 25, 35), (2, 25, 35, 55, 65), (3, 0, 7, 5, 12), (4, 0, 5, 65, 75),
+    (5, 90, 100, 0, 6), (6, 90, 100, 41, 47),
+)  # fmt: skip
+NUCLEI[90:100, 6][:9] = 5
+NUCLEI[90:100, 47][:9] = 6
+
+
+def test_columns_by_hand():
+    table = measure_borders(CELLS, NUCLEI)
+    assert table.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert table["area"].tolist() == [400, 400, 400, 400, 150, 160]
+    assert table["nucleus_area"].tolist() == [100, 100, 49, 50, 69, 69]
+    assert table["touches_border"].tolist() == [0, 0, 1, 1, 1, 1]
+    assert table["border_pixels"].tolist() == [0, 0, 40, 20, 25, 10]  # cells 3 and 5 lie in corners
+    assert table["completeness"].tolist()[:2] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "keep"),
+    [
+        ("published", [1, 1, 0, 1, 0, 1]),
+        ("nucleus", [1, 1, 0, 1, 1, 1]),
+        ("both", [1, 1, 1, 1, 0, 1]),
+        ("none", [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_rules_by_hand(rule, keep):
+    assert measure_borders(CELLS, NUCLEI, rule)["keep"].tolist() == keep
+
+
+def test_a_small_nucleus_inside_does_not_count_as_cut():
+    cells = scene((1, 20, 40, 20, 40), (2, 0, 20, 60, 80))
+    nuclei = scene((1, 25, 35, 25, 35), (2, 10, 14, 65, 75))  # 40 of 100, but the border does not cut it
+    assert measure_borders(cells, nuclei)["keep"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_scraps_are_dropped_anywhere(rule):
+    cells = scene((1, 20, 40, 20, 40), (2, 20, 40, 50, 70), (3, 60, 64, 60, 65))  # 20 < .1 x (400 + 400 + 20) / 3
+    assert measure_borders(cells, cells, rule)["keep"].tolist() == [1, 1, 0]
+    assert measure_borders(cells, cells, "none")["keep"].tolist() == [1, 1, 1]
+
+
+def test_all_cells_at_the_border_are_compared_with_each_other():
+    cells = scene((1, 0, 20, 0, 20), (2, 80, 100, 80, 100), (3, 0, 5, 50, 60))  # 50 < .4 x 850 / 3
+    assert measure_borders(cells, cells)["keep"].tolist() == [1, 1, 0]
+
+
+def test_without_nuclei_the_cells_decide():
+    cells = scene((1, 20, 40, 20, 40), (2, 0, 19, 60, 70), (3, 0, 20, 0, 10))  # 190 and 200 of 400 at t = .5
+    assert measure_borders(cells, np.zeros_like(cells), "nucleus")["keep"].tolist() == [1, 0, 1]
+
+
+def test_no_cells_and_gaps_in_the_ids():
+    empty = np.zeros((5, 7), np.int32)
+    assert len(measure_borders(empty, empty)) == 0
+    gaps = scene((7, 1, 3, 1, 3), (300, 0, 2, 4, 6), shape=(5, 7))
+    assert measure_borders(gaps, gaps).index.tolist() == [7, 300]
+
+
+def test_completeness_of_half_a_disc():
+    assert completeness(np.array([np.pi / 8 * 200**2]), np.array([200])) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.7, 0.9])
+def test_completeness_of_cut_discs(share):
+    y, x = np.mgrid[:201, :201] - 100
+    disc = (y**2 + x**2 <= 90**2).astype(np.int32)
+    rows = np.cumsum(disc.sum(axis=1)) / disc.sum()
+    cut = disc[: np.searchsorted(rows, share) + 1]
+    assert measure_borders(cut, cut)["completeness"].item() == pytest.approx(share, abs=0.03)
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(np.int32, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 4)))
+def test_equal_to_cell_by_cell(labels):
+    table = measure_borders(labels, labels)
+    assert table.index.tolist() == [label for label in np.unique(labels).tolist() if label]
+    for label, row in table.iterrows():
+        mask = labels == label
+        assert row["area"] == row["nucleus_area"] == mask.sum()
+        assert row["border_pixels"] == mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
+        assert row["touches_border"] == (row["border_pixels"] > 0)
+        assert 0 <= row["completeness"] <= 1
