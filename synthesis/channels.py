@@ -6,40 +6,34 @@ Each function gives a float32 array of the cell's box, about 1 where the stain i
 import cv2
 import numpy as np
 
-from synthesis.cells import Cell
+from synthesis.cells import Cell, soft
 from synthesis.filaments import Growth, dots, grow, somewhere, splat
 
-GRAINS = {"fine": 1.3, "mid": 3.2, "patch": 6.0, "coarse": 15.0}  # standard deviations of the blur at scale 1
+# Standard deviations of the blur at scale 1.
+GRAINS = {"fine": 1.3, "mid": 3.2, "patch": 6.0, "coarse": 15.0, "wide": 60.0}
+MARGIN = 64  # pixels at scale 1 around the image that boxes may reach into
 
 
 class Textures:
     """Smooth noise with mean 0 and standard deviation 1, one array an image for each of GRAINS, shared by its cells."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int, scale: float):
-        self.fields = {name: _noise(rng, height, width, sigma * scale) for name, sigma in GRAINS.items()}
+        self.margin = int(MARGIN * scale) + 1
+        shape = (height + 2 * self.margin, width + 2 * self.margin)
+        self.fields = {name: _noise(rng, *shape, sigma * scale) for name, sigma in GRAINS.items()}
 
     def at(self, cell: Cell, name: str) -> np.ndarray:
-        """The part of a noise under a cell's box; beyond the image it repeats."""
-        rows, columns = cell.slices
-        field = self.fields[name]
-        height, width = field.shape
-        if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
-            return field[rows, columns]
-        row_index, column_index = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
-        return field[row_index % height][:, column_index % width]
+        """The part of a noise under a cell's box, which must lie within the image and its margin."""
+        rows, columns = (slice(part.start + self.margin, part.stop + self.margin) for part in cell.slices)
+        return self.fields[name][rows, columns]
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, sigma: float) -> np.ndarray:
-    shrink = max(1, int(sigma / 2))  # smooth noise is made small and enlarged
-    small = rng.standard_normal((height // shrink + 2, width // shrink + 2), np.float32)
+    shrink = max(1, int(sigma / 1.4))  # smooth noise is made small and enlarged
+    small = rng.standard_normal((height // shrink + 4, width // shrink + 4), np.float32)
     small = soft(small, sigma / shrink)
     small = (small - small.mean()) / (small.std() + 1e-6)
-    return small[:height, :width] if shrink == 1 else cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def soft(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; a sigma too small to matter leaves the image as it is."""
-    return image if sigma < 0.35 else cv2.GaussianBlur(image, (0, 0), sigma)
+    return small[:height, :width] if shrink == 1 else cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def level(image: np.ndarray, where: np.ndarray, percentile: float = 97) -> np.ndarray:
@@ -50,27 +44,41 @@ def level(image: np.ndarray, where: np.ndarray, percentile: float = 97) -> np.nd
 
 
 def draw_nucleus(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
-    """DNA: mottled chromatin, dark nucleoli with a bright rim; a dividing cell's condensed plate."""
+    """DNA: mottled chromatin with holes, dark nucleoli with a bright rim; a dividing cell's condensed plate."""
     scale = cell.scale
     base = cell.nucleus.astype(np.float32)
     if cell.dividing:
-        return soft(base * (1.7 + 0.15 * textures.at(cell, "mid")), scale)
-    contrast = rng.uniform(0.5, 1.5)
-    shade = 1 + contrast * (0.10 * textures.at(cell, "patch") + 0.07 * textures.at(cell, "mid"))
-    shade += 0.08 * textures.at(cell, "coarse") + 0.05 * textures.at(cell, "fine")
-    for hole, rim in nucleolus_shapes(cell):
-        shade = shade * (1 - rng.uniform(0.5, 0.8) * hole) + 0.15 * rim
-    return soft(base * np.maximum(shade, 0), 1.3 * scale)
+        return soft(base * (2.0 + 0.2 * textures.at(cell, "mid")), scale)
+    contrast = rng.uniform(0.5, 1.6)
+    patch = textures.at(cell, "patch")
+    shade = 1 + contrast * (0.10 * patch + 0.09 * textures.at(cell, "mid") - 0.25 * np.clip(-1.0 - patch, 0, 1))
+    shade += 0.12 * textures.at(cell, "coarse") + 0.06 * textures.at(cell, "fine")
+    for place, body, rim in nucleolus_shapes(cell, textures):
+        shade[place] = shade[place] * (1 - rng.uniform(0.45, 0.8) * body) + 0.15 * rim
+    return soft(base * np.maximum(shade, 0.1), 1.3 * scale)
 
 
-def nucleolus_shapes(cell: Cell) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each nucleolus two arrays of the box, 0..1: its body and a rim around it."""
-    y, x = np.ogrid[: cell.mask.shape[0], : cell.mask.shape[1]]
+def nucleolus_shapes(cell: Cell, textures: Textures) -> list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]:
+    """For each nucleolus: where in the box its window lies, and in the window its body and a rim around it, 0..1."""
     shapes = []
+    patch = textures.at(cell, "patch")
     for centre_y, centre_x, radius in cell.nucleoli:
-        away = np.sqrt((y - centre_y) ** 2 + (x - centre_x) ** 2, dtype=np.float32) / radius
-        shapes.append((np.clip((1.15 - away) / 0.3, 0, 1), np.exp(-(((away - 1.35) / 0.25) ** 2))))
+        reach = int(2.2 * radius) + 2
+        low_y, low_x = max(0, int(centre_y) - reach), max(0, int(centre_x) - reach)
+        window = np.s_[low_y : int(centre_y) + reach, low_x : int(centre_x) + reach]
+        rough = patch[window]
+        y, x = np.ogrid[: rough.shape[0], : rough.shape[1]]
+        away = np.hypot(y + low_y - centre_y, x + low_x - centre_x).astype(np.float32) / radius + 0.1 * rough
+        shapes.append((window, np.clip((1.15 - away) / 0.3, 0, 1), np.exp(-(((away - 1.35) / 0.25) ** 2))))
     return shapes
+
+
+def nucleolus_map(cell: Cell, textures: Textures) -> np.ndarray:
+    """All nucleoli of a cell as one array of the box, 0..1."""
+    drawn = np.zeros(cell.mask.shape, np.float32)
+    for window, body, _ in nucleolus_shapes(cell, textures):
+        drawn[window] = np.maximum(drawn[window], body)
+    return drawn
 
 
 def draw_microtubules(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
@@ -78,16 +86,17 @@ def draw_microtubules(cell: Cell, textures: Textures, rng: np.random.Generator) 
     if cell.dividing:
         return draw_spindle(cell, textures, rng) + 0.25 * draw_cytosol(cell, textures)
     scale = cell.scale
-    count = int(rng.uniform(0.7, 1.3) * 0.0019 * cell.cytoplasm.sum() / scale**2) + 30
+    count = int(rng.uniform(0.7, 1.3) * 0.0034 * cell.cytoplasm.sum() / scale**2) + 40
     inner = np.exp(-3 * cell.outward) * cell.cytoplasm
     start = somewhere(rng, inner + 0.25 * cell.cytoplasm, count)
     angle = _away_from(cell.centrosome, start) + rng.normal(0, 1.1, len(start))
     growth = Growth(length=rng.uniform(70, 150), wiggle=rng.uniform(0.12, 0.3), outward=0.05, along=0.03)
     paths = grow(rng, cell, start, angle, growth)
     sharp = splat(paths, rng.gamma(2, 0.5, len(start)), cell.mask.shape, growth.step * scale)
-    threads = soft(sharp, 1.1 * scale) + 0.6 * soft(sharp, 5 * scale)
-    height = 0.45 + 0.75 * np.exp(-1.5 * cell.outward)
+    threads = soft(sharp, 1.1 * scale) + 0.6 * soft(sharp, 5 * scale) + 0.15 * soft(sharp, 16 * scale)
+    height = 0.4 + 0.8 * np.exp(-1.5 * cell.outward) + 0.2 * textures.at(cell, "wide")
     grain = np.maximum(1 + 0.25 * textures.at(cell, "fine") + 0.2 * textures.at(cell, "coarse"), 0)
+    height = np.maximum(height, 0.15)
     return level(threads * height * grain * cell.mask, cell.cytoplasm, 90)
 
 
@@ -129,11 +138,13 @@ def draw_reticulum(cell: Cell, textures: Textures, rng: np.random.Generator) -> 
     """ER: a net with granules, densest about the nucleus, a rim around it, little over it."""
     scale = cell.scale
     fall = rng.uniform(1.2, 3.2)
-    near = np.exp(-fall * cell.outward) * np.clip(cell.to_edge / (14 * scale), 0, 1)
-    net = 1 - 0.8 * np.minimum(np.abs(textures.at(cell, "mid")), 1.2)  # ridges where the noise crosses zero
+    thin = np.clip(cell.to_edge / (rng.uniform(10, 40) * scale), 0, 1)
+    near = np.exp(-fall * cell.outward)
+    net = 1 - 0.5 * np.minimum(np.abs(textures.at(cell, "mid")), 1.2)  # ridges where the noise crosses zero
     holes = np.clip(1.5 + textures.at(cell, "patch"), 0, 1)
     grain = 1 + 0.32 * textures.at(cell, "fine") + 0.15 * textures.at(cell, "coarse")
+    near *= np.maximum(1 + 0.3 * textures.at(cell, "wide"), 0.2)
     rim = np.exp(-((cell.to_nucleus / (3 * scale)) ** 2)) * ~cell.nucleus
-    body = (0.25 + near) * cell.cytoplasm * (0.35 + net) * (0.35 + 0.65 * holes) + 0.25 * rim
+    body = (0.25 + near) * thin * cell.cytoplasm * (0.35 + net) * (0.35 + 0.65 * holes) + 0.25 * rim
     body = soft(body.astype(np.float32), 0.8 * scale) + rng.uniform(0.08, 0.25) * cell.nucleus * (not cell.dividing)
     return level(body * np.maximum(grain, 0) * cell.mask, cell.cytoplasm, 90)

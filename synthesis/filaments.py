@@ -13,7 +13,7 @@ class Growth:
     """How threads grow; lengths in pixels at scale 1."""
 
     length: float  # mean length
-    step: float = 4.0  # between two turns
+    step: float = 5.0  # between two turns
     wiggle: float = 0.15  # standard deviation of a turn, radians
     outward: float = 0.0  # pull away from the nucleus at every step
     along: float = 0.0  # pull along the cell's axis
@@ -21,66 +21,72 @@ class Growth:
 
 
 def grow(rng: np.random.Generator, cell: Cell, start: np.ndarray, angle: np.ndarray, growth: Growth) -> np.ndarray:
-    """Paths (threads, steps, 2) as y, x in the cell's box, NaN once a thread has ended or left the cell.
+    """Paths (threads, steps, 2) as y, x in the cell's box, NaN once a thread has ended or left the cytoplasm.
 
     start (threads, 2); angle (threads,): the first direction, radians.
     """
-    step = growth.step * cell.scale
+    count, step = len(start), growth.step * cell.scale
     steps = max(2, round(2 * growth.length / growth.step))
-    lengths = rng.gamma(4, growth.length / growth.step / 4, len(start)).clip(2, steps)
+    lengths = rng.gamma(4, growth.length / growth.step / 4, count)
+    turns = rng.normal(0, growth.wiggle, (steps, count)).astype(np.float32)
     field = _Field(cell, growth)
-    position = start.astype(np.float32)
-    heading = np.column_stack([np.sin(angle), np.cos(angle)]).astype(np.float32)
-    turns = rng.normal(0, growth.wiggle, (steps, len(start), 1)).astype(np.float32)
-    paths = np.full((len(start), steps, 2), np.nan, np.float32)
-    alive = field.inside(position)
+    y, x = np.ascontiguousarray(start.T, np.float32)
+    dy, dx = np.sin(angle, dtype=np.float32), np.cos(angle, dtype=np.float32)
+    paths = np.full((steps, 2, count), np.nan, np.float32)
+    alive = np.ones(count, bool)
     for number in range(steps):
-        paths[alive, number] = position[alive]
-        heading = heading + turns[number] * np.column_stack([-heading[:, 1], heading[:, 0]])
-        heading = field.steer(position, heading)
-        heading /= np.linalg.norm(heading, axis=1, keepdims=True) + 1e-6
-        position = position + step * heading
-        alive &= field.inside(position) & (number + 1 < lengths)
+        pixel, inside = field.look(y, x)
+        alive &= inside & (number < lengths)
         if not alive.any():
             break
-    return paths[:, : number + 1]
+        np.copyto(paths[number], (y, x), where=alive)
+        turn = turns[number]
+        dy, dx = field.steer(pixel, dy + turn * dx, dx - turn * dy)
+        y, x = y + step * dy, x + step * dx
+    return paths[: number + 1].transpose(2, 0, 1)
 
 
 class _Field:
     """Where a thread may be, and which way the cell's borders turn it."""
 
     def __init__(self, cell: Cell, growth: Growth):
-        self.mask = cell.cytoplasm
-        self.last = np.array(self.mask.shape) - 1
-        shy = growth.shy * cell.scale
-        self.outward, self.along = growth.outward, growth.along
-        self.axis = np.array([np.sin(cell.axis), np.cos(cell.axis)], np.float32)
-        edge, nucleus = cell.to_edge, cell.to_nucleus
-        gradients = [cv2.Sobel(np.minimum(field, 60 * cell.scale), cv2.CV_32F, dx, dy, scale=1 / 8)
-                     for field in (edge, nucleus) for dy, dx in ((1, 0), (0, 1))]  # fmt: skip
-        near = [np.clip(1 - field / shy, 0, 1) for field in (edge, nucleus)]
-        self.table = np.dstack([*gradients, *near]).reshape(-1, 6)
+        self.height, self.width = cell.mask.shape
+        self.free = cell.cytoplasm.ravel()
+        shy, far = growth.shy * cell.scale, 60 * cell.scale
+        self.walls = []  # of edge and nucleus: the direction away from it, longer the nearer it is
+        for away in (cell.to_edge, cell.to_nucleus):
+            near = np.sqrt(np.clip(1.05 - away / shy, 0, 1.05)) / 8
+            away = np.minimum(away, far)
+            parts = cv2.Sobel(away, cv2.CV_32F, 0, 1) * near, cv2.Sobel(away, cv2.CV_32F, 1, 0) * near
+            self.walls.append([part.ravel() for part in parts])
+        self.pull = None
+        if growth.outward:
+            away = np.minimum(cell.to_nucleus, far)
+            scale = growth.outward / 8
+            parts = cv2.Sobel(away, cv2.CV_32F, 0, 1, scale=scale), cv2.Sobel(away, cv2.CV_32F, 1, 0, scale=scale)
+            self.pull = [part.ravel() for part in parts]
+        self.axis = np.float32([np.sin(cell.axis), np.cos(cell.axis)]) * growth.along
 
-    def _index(self, position: np.ndarray) -> np.ndarray:
-        pixel = np.clip(position, 0, self.last).astype(np.intp)
-        return pixel[:, 0] * self.mask.shape[1] + pixel[:, 1]
+    def look(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels' positions in the flat box, and whether threads may be there."""
+        row, column = y.astype(np.intp), x.astype(np.intp)
+        within = (row >= 0) & (row < self.height) & (column >= 0) & (column < self.width)
+        pixel = np.where(within, row * self.width + column, 0)
+        return pixel, within & self.free[pixel]
 
-    def inside(self, position: np.ndarray) -> np.ndarray:
-        within = ((position >= 0) & (position <= self.last)).all(axis=1)
-        return within & self.mask.ravel()[self._index(position)]
-
-    def steer(self, position: np.ndarray, heading: np.ndarray) -> np.ndarray:
-        values = self.table[self._index(position)]
-        for column, near in ((0, 4), (2, 5)):  # away from the edge, away from the nucleus
-            normal = values[:, column : column + 2]
-            into = np.minimum((heading * normal).sum(axis=1), 0) * values[:, near]
-            heading = heading - 1.05 * into[:, None] * normal
-        if self.outward:
-            heading = heading + self.outward * values[:, 2:4]
-        if self.along:
-            side = np.sign(heading @ self.axis)
-            heading = heading + self.along * side[:, None] * self.axis
-        return heading
+    def steer(self, pixel: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The direction (dy, dx) turned by what is near, of length 1."""
+        for wall_y, wall_x in self.walls:
+            away_y, away_x = wall_y[pixel], wall_x[pixel]
+            into = np.minimum(dy * away_y + dx * away_x, 0)
+            dy, dx = dy - into * away_y, dx - into * away_x
+        if self.pull:
+            dy, dx = dy + self.pull[0][pixel], dx + self.pull[1][pixel]
+        if self.axis.any():
+            side = np.sign(dy * self.axis[0] + dx * self.axis[1])
+            dy, dx = dy + side * self.axis[0], dx + side * self.axis[1]
+        length = np.sqrt(dy * dy + dx * dx) + np.float32(1e-6)
+        return dy / length, dx / length
 
 
 def splat(paths: np.ndarray, weights: np.ndarray, shape: tuple[int, int], step: float) -> np.ndarray:
@@ -96,19 +102,13 @@ def splat(paths: np.ndarray, weights: np.ndarray, shape: tuple[int, int], step: 
 
 
 def dots(points: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Add weights (N,) at points (N, 2) given as y, x, spread over the four nearest pixels: float32 (height, width)."""
+    """Add weights (N,) to the pixels under points (N, 2) given as y, x: float32 (height, width)."""
     height, width = shape
+    y, x = points[:, 0], points[:, 1]
     with np.errstate(invalid="ignore"):  # NaN: a thread that has ended
-        keep = (points >= 0).all(axis=1) & (points[:, 0] < height - 1) & (points[:, 1] < width - 1)
-    points, weights = points[keep], weights[keep]
-    corner = points.astype(np.intp)
-    low = points - corner
-    index = corner[:, 0] * width + corner[:, 1]
-    total = np.zeros(height * width)
-    for dy, y_part in ((0, 1 - low[:, 0]), (1, low[:, 0])):
-        for dx, x_part in ((0, 1 - low[:, 1]), (1, low[:, 1])):
-            total += np.bincount(index + dy * width + dx, weights * y_part * x_part, height * width)
-    return total.reshape(height, width).astype(np.float32)
+        keep = (y >= 0) & (x >= 0) & (y < height) & (x < width)
+    pixels = y[keep].astype(np.intp) * width + x[keep].astype(np.intp)
+    return np.bincount(pixels, weights[keep], height * width).reshape(height, width).astype(np.float32)
 
 
 def somewhere(rng: np.random.Generator, chance: np.ndarray, count: int) -> np.ndarray:

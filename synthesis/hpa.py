@@ -13,9 +13,10 @@ from cells.table import CELL_COLUMNS
 from common.files import atomic
 from common.seeds import rng
 from competitions.hpa import CHANNELS
-from synthesis.cells import Cell, Plan, add_organelles, place, plan_cell, rasterise
-from synthesis.channels import Textures, draw_microtubules, draw_nucleus, draw_reticulum, soft
-from synthesis.labels import NEGATIVE, SPINDLE, cell_classes, image_classes
+from synthesis.cells import Cell, add_organelles, mark_contacts, paste, soft
+from synthesis.channels import MARGIN, Textures, draw_microtubules, draw_nucleus, draw_reticulum
+from synthesis.labels import MEMBRANE, NEGATIVE, SPINDLE, cell_classes, image_classes
+from synthesis.layout import Plan, in_view, place, plan_cell, rasterise
 from synthesis.patterns import PATTERNS, STRENGTH
 from synthesis.settings import CELL_LINES, SETTINGS, CellLine, Settings
 
@@ -64,7 +65,7 @@ def draw_image(request: Request, split: str, index: int) -> Image:
     pixels = _expose(draw, cells, shown, request)
     labels = np.zeros((request.height, request.width), np.uint16)
     for number, cell in enumerate((cell for cell, yes in zip(cells, counted, strict=True) if yes), start=1):
-        _paste(labels, cell, cell.mask * np.uint16(number), np.maximum)
+        paste(labels, cell.top, cell.left, cell.mask * np.uint16(number), np.maximum)
     truth = [names for names, yes in zip(shown, counted, strict=True) if yes]
     return Image(image_id(request, split, index), pixels, labels, truth)
 
@@ -77,17 +78,26 @@ def draw_cells(
     for _ in range(20):
         count, scale = _density(draw, request, line)
         plans = _plan(draw, request, line, count, scale, spindles)
-        cells = [cell for cell in rasterise(plans, scale) if _seen(cell, request) > 0]
-        counted = np.array([_seen(cell, request) > settings.visible for cell in cells], bool)
+        cells = _visible(rasterise(plans, scale), request)
+        counted = np.array([cell.visible > settings.visible for cell in cells], bool)
         dividing = np.array([cell.dividing for cell in cells], bool)
         if (counted & dividing).any() if spindles else counted.any():
             break
-    _mark_contacts(cells)
     for cell in cells:
         add_organelles(cell, draw)
         if draw.random() < settings.dim:
             cell.dim = draw.uniform(0.3, 0.6)
     return cells, counted
+
+
+def _visible(cells: list[Cell], request: Request) -> list[Cell]:
+    """The cells of which the image shows anything, cut to the image and a margin."""
+    kept = []
+    for cell in cells:
+        cell.visible = cell.share_inside(request.height, request.width)
+        if cell.visible > 0:
+            kept.append(cell.crop(request.height, request.width, int(MARGIN * cell.scale)))
+    return kept
 
 
 def _density(draw: np.random.Generator, request: Request, line: CellLine) -> tuple[int, float]:
@@ -113,47 +123,8 @@ def _plan(draw, request: Request, line: CellLine, count: int, scale: float, spin
         low, high = settings.spindles
         dividing[: min(count, int(draw.integers(low, high + 1)))] = True
     pairs = zip(centres, dividing, strict=True)
-    return [plan_cell(draw, centre, line, scale, settings, divides) for centre, divides in pairs]
-
-
-def _seen(cell: Cell, request: Request) -> float:
-    """The share of a cell's area that lies inside the image."""
-    (rows, columns), _ = _overlap(cell, (request.height, request.width))
-    return float(cell.mask[rows, columns].sum() / max(1, cell.mask.sum()))
-
-
-def _overlap(cell: Cell, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a cell's box inside the image: as slices of the box and of the image."""
-    inside, image = [], []
-    for part, size in zip(cell.slices, shape, strict=True):
-        low, high = max(part.start, 0), max(min(part.stop, size), max(part.start, 0))
-        image.append(slice(low, high))
-        inside.append(slice(low - part.start, high - part.start))
-    return tuple(inside), tuple(image)
-
-
-def _paste(canvas: np.ndarray, cell: Cell, values: np.ndarray, combine=np.add) -> None:
-    inside, image = _overlap(cell, canvas.shape)
-    canvas[image] = combine(canvas[image], values[inside])
-
-
-def _mark_contacts(cells: list[Cell]) -> None:
-    """Give every cell the map of where it touches another one."""
-    for cell in cells:
-        others = np.zeros(cell.mask.shape, np.uint8)
-        for other in cells:
-            if other is not cell:
-                _stamp(others, cell, other)
-        reach = max(2.0, 7 * cell.scale)
-        near = cv2.distanceTransform(1 - others, cv2.DIST_L2, 3) < reach if others.any() else others > 0
-        cell.contact = soft(near.astype(np.float32), 2 * cell.scale)
-
-
-def _stamp(canvas: np.ndarray, cell: Cell, other: Cell) -> None:
-    """Add another cell's mask to a canvas of `cell`'s box."""
-    rows, columns = cell.slices
-    shifted = Cell(other.top - rows.start, other.left - columns.start, other.mask, other.nucleus, 1, 0)
-    _paste(canvas, shifted, other.mask.astype(np.uint8), np.maximum)
+    plans = [plan_cell(draw, centre, line, scale, settings, divides) for centre, divides in pairs]
+    return in_view(plans, request.width, request.height)
 
 
 def _expose(draw: np.random.Generator, cells: list[Cell], shown: list[list[int]], request: Request) -> np.ndarray:
@@ -164,6 +135,8 @@ def _expose(draw: np.random.Generator, cells: list[Cell], shown: list[list[int]]
     stains = np.zeros((4, request.height, request.width), np.float32)
     light = {name: draw.uniform(*getattr(settings, name)) for name in (*CHANNELS, "haze")}
     strength = {index: STRENGTH.get(index, 1.0) * draw.lognormal(0, 0.2) for index in PATTERNS}
+    if any(MEMBRANE in classes for classes in shown):
+        mark_contacts(cells)
     for cell, classes in zip(cells, shown, strict=True):
         cell.red = draw_microtubules(cell, textures, draw)
         cell.yellow = draw_reticulum(cell, textures, draw)
@@ -179,7 +152,7 @@ def _expose(draw: np.random.Generator, cells: list[Cell], shown: list[list[int]]
             (light["red"] * own[0], cell.dim, light["blue"] * own[1], light["yellow"] * own[2]),
             strict=True,
         ):
-            _paste(canvas, cell, (amount * image).astype(np.float32))
+            paste(canvas, cell.top, cell.left, (amount * image).astype(np.float32))
     _add_specks(draw, stains[1], scale, settings, light["green"])
     return _photograph(draw, stains, scale, settings)
 
@@ -198,10 +171,11 @@ def _photograph(draw: np.random.Generator, stains: np.ndarray, scale: float, set
     crosstalk = draw.uniform(0, 0.025, 2)
     stains[1] += crosstalk[0] * stains[3] + crosstalk[1] * stains[0]
     gain = draw.uniform(*settings.shot)
+    noises = soft(draw.standard_normal((height + 96, width + 96), np.float32), min(0.7, 0.6 * scale))
     planes = []
-    for stain in stains:
+    for number, stain in enumerate(stains):
         light = np.maximum(soft(stain, draw.uniform(*settings.blur) * scale) * shade, 0)
-        noise = soft(draw.standard_normal((height, width), np.float32), min(0.7, 0.6 * scale))
+        noise = noises[32 * number :, 32 * number :][:height, :width]
         noisy = light + np.sqrt(gain * light + 0.3) * noise * 1.6 - 0.6
         planes.append(np.clip(np.round(noisy), 0, 255).astype(np.uint8))
     return np.dstack(planes)

@@ -9,7 +9,7 @@ import numpy as np
 from synthesis.patterns import IN_DIVISION
 from synthesis.settings import Settings
 
-NEGATIVE, SPINDLE = 18, 11
+NEGATIVE, SPINDLE, MEMBRANE = 18, 11, 13
 COUNTS = np.array(
     [8797, 1095, 2451, 1262, 1425, 1792, 775, 1846, 964, 998, 818, 78, 1734, 3111, 2013, 252, 5685, 593, 34], float
 )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from synthesis.cells import Cell
-from synthesis.channels import Textures, draw_cytosol, draw_spindle, level, nucleolus_shapes, soft
+from synthesis.cells import Cell, soft
+from synthesis.channels import Textures, draw_cytosol, draw_spindle, level, nucleolus_map, nucleolus_shapes
 from synthesis.filaments import Growth, dots, grow, somewhere, splat
 
 Pattern = Callable[[Cell, Textures, np.random.Generator], np.ndarray]
@@ -18,8 +18,8 @@ Pattern = Callable[[Cell, Textures, np.random.Generator], np.ndarray]
 def nucleoplasm(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Even in the nucleus, less in the nucleoli."""
     shade = 0.75 + 0.10 * textures.at(cell, "fine") + 0.07 * textures.at(cell, "patch")
-    for body, _ in nucleolus_shapes(cell):
-        shade = shade * (1 - rng.uniform(0.5, 0.85) * body)
+    for window, body, _ in nucleolus_shapes(cell, textures):
+        shade[window] *= 1 - rng.uniform(0.5, 0.85) * body
     return soft((cell.nucleus * np.maximum(shade, 0)).astype(np.float32), 1.2 * cell.scale)
 
 
@@ -35,21 +35,20 @@ def nucleoli(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.nda
     """The few large spots that are dark in the DNA stain."""
     drawn = 0.08 * cell.nucleus.astype(np.float32)
     uneven = np.maximum(0.85 + 0.12 * textures.at(cell, "fine") + 0.12 * textures.at(cell, "mid"), 0)
-    for body, _ in nucleolus_shapes(cell):
-        drawn = np.maximum(drawn, body * rng.uniform(0.8, 1.1))
+    for window, body, _ in nucleolus_shapes(cell, textures):
+        drawn[window] = np.maximum(drawn[window], body * rng.uniform(0.8, 1.1))
     return soft(drawn * uneven, 0.8 * cell.scale) * cell.mask
 
 
 def fibrillar_centre(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Small bright dots inside the nucleoli."""
     drawn = 0.05 * cell.nucleus.astype(np.float32)
-    for (y, x, radius), (body, _) in zip(cell.nucleoli, nucleolus_shapes(cell), strict=True):
+    for y, x, radius in cell.nucleoli:
         count = rng.integers(2, 7)
         away, angle = radius * np.sqrt(rng.uniform(0, 0.6, count)), rng.uniform(0, 2 * np.pi, count)
         points = np.column_stack([y + away * np.sin(angle), x + away * np.cos(angle)])
         drawn = drawn + _spots(points, rng.uniform(0.6, 1.1, count), rng.uniform(1.6, 2.6) * cell.scale, cell)
-        drawn = drawn + 0.12 * body
-    return drawn * cell.mask
+    return (drawn + 0.12 * nucleolus_map(cell, textures)) * cell.mask
 
 
 def speckles(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
@@ -58,8 +57,7 @@ def speckles(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.nda
     inside = cell.nucleus & (cell.in_nucleus > 4 * cell.scale)
     if not inside.any():
         return np.zeros(cell.mask.shape, np.float32)
-    for body, _ in nucleolus_shapes(cell):
-        noise = noise - 3 * body
+    noise = noise - 3 * nucleolus_map(cell, textures)
     cut = np.quantile(noise[inside], rng.uniform(0.78, 0.86))
     spots = soft(((noise > cut) & inside).astype(np.float32), 1.2 * cell.scale)
     return (spots * (0.9 + 0.1 * textures.at(cell, "fine")) + rng.uniform(0.08, 0.25) * cell.nucleus).astype(np.float32)
@@ -67,9 +65,7 @@ def speckles(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.nda
 
 def nuclear_bodies(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Two to ten small round spots in the nucleus, outside the nucleoli."""
-    inside = cell.nucleus & (cell.in_nucleus > 7 * cell.scale)
-    for body, _ in nucleolus_shapes(cell):
-        inside &= body < 0.1
+    inside = (cell.in_nucleus > 7 * cell.scale) & (nucleolus_map(cell, textures) < 0.1)
     points = somewhere(rng, inside, rng.integers(2, 11))
     drawn = _spots(points, rng.uniform(0.7, 1.2, len(points)), rng.uniform(2.6, 4.5) * cell.scale, cell)
     return drawn + rng.uniform(0.03, 0.15) * cell.nucleus

@@ -50,10 +50,10 @@ class Settings:
     share: tuple[float, float] = (0.4, 0.95)  # else this share does
     spindles: tuple[int, int] = (1, 3)  # dividing cells of an image about the mitotic spindle
 
-    # Light: mean grey levels (0..255) inside cells or nuclei, drawn for each image
-    red: tuple[float, float] = (20, 55)
-    blue: tuple[float, float] = (50, 120)
-    yellow: tuple[float, float] = (20, 48)
+    # Light: grey levels (0..255) of well-stained places, drawn for each image
+    red: tuple[float, float] = (45, 130)
+    blue: tuple[float, float] = (50, 125)
+    yellow: tuple[float, float] = (45, 110)
     green: tuple[float, float] = (45, 130)  # of a pattern's bright parts
     haze: tuple[float, float] = (0.0, 7.0)  # unspecific staining under every cell in green
     blur: tuple[float, float] = (0.9, 1.5)  # standard deviation of the microscope's point spread
