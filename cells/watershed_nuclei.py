@@ -1,0 +1,148 @@
+"""Nuclei of the DNA stain: a threshold of its own for each nucleus, and cuts where two nuclei touch.
+
+All lengths are pixels of the working image, in which a nucleus is about `WIDTH` wide.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.segmentation import watershed
+
+WIDTH = 32  # of a nucleus in the working image: all other lengths go with it
+CONTRAST = 3  # grey levels of 255 that nuclei must stand above the background
+DIMMEST = 0.2  # of the typical nucleus' brightness: what is dimmer is no nucleus
+HALF = 0.45  # a nucleus ends where it falls below this part of its own brightness
+SPLIT = 0.68  # two parts of a region whose `Contact.unity` is below this are two nuclei
+
+
+def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian smoothing, mirrored at the edge. plane: float32 (H, W)."""
+    return cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def nuclear_width(blue: np.ndarray) -> float:
+    """The typical width (minor axis) of the nuclei in pixels, 0 without nuclei. blue: float32 (H, W), 0..255.
+
+    Per connected region the largest inscribed circle, which clumps of nuclei do not widen; the median over the area.
+    """
+    labels, count = ndimage.label(ndimage.binary_fill_holes(_above_otsu(blur(blue, 1))))
+    if not count:
+        return 0.0
+    widths = 2 * ndimage.maximum(_depth(labels > 0), labels, np.arange(1, count + 1))
+    order = np.argsort(widths)
+    share = np.cumsum(np.bincount(labels.ravel())[1:][order])
+    return float(widths[order][np.searchsorted(share, share[-1] / 2)])
+
+
+def find_nuclei(blue: np.ndarray) -> np.ndarray:
+    """Label image of the nuclei, int32 (H, W), ids with gaps. blue: float32 (H, W), 0..255, of the working image."""
+    light = subtract_background(blur(blue, 1))
+    smooth = blur(light, 2.5)
+    bright = _above_otsu(smooth)
+    typical = float(np.median(smooth[bright])) if bright.any() else 0.0
+    if typical < CONTRAST:
+        return np.zeros(blue.shape, np.int32)
+    mask = smooth > max(DIMMEST * typical, 1)
+    basins = watershed(-smooth, _peaks(smooth, mask), mask=mask)
+    mask = (light > HALF * _brightness(smooth, basins)[basins]) & (basins > 0)
+    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    return split(ndimage.binary_fill_holes(mask), smooth)
+
+
+def _above_otsu(plane: np.ndarray) -> np.ndarray:
+    return plane > threshold_otsu(plane) if np.ptp(plane) >= CONTRAST else np.zeros(plane.shape, bool)
+
+
+def subtract_background(plane: np.ndarray) -> np.ndarray:
+    """Take away what is wider than a few nuclei: haze and uneven lighting."""
+    side = int(2.5 * WIDTH)
+    return plane - blur(cv2.morphologyEx(plane, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)), WIDTH / 2)
+
+
+def _peaks(plane: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Labels of the points of `mask` that are the highest within a quarter of a nucleus' width."""
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (WIDTH // 2 + 1, WIDTH // 2 + 1))
+    return ndimage.label((plane >= cv2.dilate(plane, disk)) & mask, np.ones((3, 3)))[0]
+
+
+def _brightness(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Per label the light that three quarters of it do not reach; [0] is 0."""
+    found = enumerate(ndimage.find_objects(labels), start=1)
+    values = [np.percentile(plane[box][labels[box] == label], 75) if box else 0.0 for label, box in found]
+    return np.array([0.0, *values], np.float32)
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+
+
+class Contact(NamedTuple):
+    """What two touching parts of a region look like.
+
+    neck: width of their contact / width of the narrower part; dip: light at the contact / of the dimmer part;
+    balance: light of the dimmer / of the brighter part; size: area of the smaller part / of a typical nucleus, at most 1.
+    """
+
+    neck: float
+    dip: float
+    balance: float
+    size: float
+
+    @property
+    def unity(self) -> float:
+        """How much the two look like one nucleus: about 1 when they do, the lower the less."""
+        return self.neck * self.dip * self.balance / self.size**0.25
+
+
+def split(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Label image of the nuclei of `mask`: regions are cut at necks and dips of light, but only where both agree.
+
+    Each region is first cut into too many parts (a watershed of depth x relative light), then the two parts that look
+    most like one are joined, again and again, until those left do not (`Contact.unity` < `SPLIT`).
+    """
+    depth = np.where(mask, blur(_depth(mask), 1), 0).astype(np.float32)
+    height = depth * light / np.maximum(cv2.dilate(light, np.ones((WIDTH, WIDTH), np.uint8)), 1e-3)
+    parts = watershed(-height, _peaks(height, mask), mask=mask).astype(np.int32)
+    regions, _ = ndimage.label(parts > 0)
+    for region, box in enumerate(ndimage.find_objects(regions), start=1):
+        inside = regions[box] == region
+        own = np.where(inside, parts[box], 0)
+        if np.ptp(own[inside]):
+            parts[box][inside] = _join(own, depth[box], light[box])[inside]
+    return parts
+
+
+def _join(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> np.ndarray:
+    contacts = _contacts(parts, depth, light)
+    while contacts:
+        first, second = max(contacts, key=lambda pair: contacts[pair].unity)
+        if contacts[first, second].unity < SPLIT:
+            break
+        parts[parts == second] = first
+        contacts = _contacts(parts, depth, light)
+    return parts
+
+
+def _contacts(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> dict[tuple[int, int], Contact]:
+    pairs, depths, lights = [], [], []
+    for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        on = (parts[one] != parts[other]) & (parts[one] > 0) & (parts[other] > 0)
+        pairs.append(np.sort(np.stack([parts[one][on], parts[other][on]], axis=1), axis=1))
+        depths.append(np.maximum(depth[one], depth[other])[on])
+        lights.append(np.minimum(light[one], light[other])[on])
+    pairs, depths, lights = np.concatenate(pairs), np.concatenate(depths), np.concatenate(lights)
+    contacts = {}
+    for pair in np.unique(pairs, axis=0):
+        at = (pairs == pair).all(axis=1)
+        masks = [parts == label for label in pair]
+        dim, bright = sorted(float(np.percentile(light[mask], 75)) for mask in masks)
+        contacts[tuple(pair.tolist())] = Contact(
+            neck=depths[at].max() / min(depth[mask].max() for mask in masks),
+            dip=np.percentile(lights[at], 75) / dim,
+            balance=dim / bright,
+            size=min(1.0, min(mask.sum() for mask in masks) / WIDTH**2),
+        )
+    return contacts
