@@ -84,7 +84,7 @@ def _stand_in(name: str) -> type:
 
 
 def _nothing(*args) -> StandIn:
-    """In place of a harmless value of no interest here (a numpy scalar, the backend of torch before 1.4)."""
+    """In place of a harmless value of no interest here (bytes, a numpy scalar, the backend of torch before 1.4)."""
     return object.__new__(StandIn)
 
 
@@ -104,7 +104,8 @@ CALLS: dict[str, Callable] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor, "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter, "torch.Size": tuple,
     "torch.device": _nothing, "torch.nn.backends.thnn._get_thnn_function_backend": _nothing,
-    "numpy.dtype": _nothing, "numpy.core.multiarray.scalar": _nothing, "numpy._core.multiarray.scalar": _nothing,
+    "_codecs.encode": _nothing, "numpy.dtype": _nothing,
+    "numpy.core.multiarray.scalar": _nothing, "numpy._core.multiarray.scalar": _nothing,
 }  # fmt: skip
 
 

@@ -136,14 +136,19 @@ class DpnUnet(nn.Module):
 
 
 def pad_to_stride(images: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W) reflected (edge pixel included, again and again if need be) to the next multiple of 32 pixels."""
+    """(N, C, H, W) reflected at the lower and right side to the next multiple of 32 pixels."""
     for axis in (2, 3):
-        size = images.shape[axis]
-        target = -(-size // STRIDE) * STRIDE
-        if target != size:
-            there_and_back = torch.arange(target, device=images.device) % (2 * size)
-            images = images.index_select(axis, torch.minimum(there_and_back, 2 * size - 1 - there_and_back))
+        images = reflect(images, axis, 0, -images.shape[axis] % STRIDE)
     return images
+
+
+def reflect(images: torch.Tensor, axis: int, before: int, after: int) -> torch.Tensor:
+    """`images` longer by `before` and `after` along an axis: mirrored, edge pixel included, as often as need be."""
+    if before == after == 0:
+        return images
+    size = images.shape[axis]
+    there_and_back = torch.arange(-before, size + after, device=images.device) % (2 * size)
+    return images.index_select(axis, torch.minimum(there_and_back, 2 * size - 1 - there_and_back))
 
 
 def dpn_unet(weights: dict[str, torch.Tensor], source: str) -> DpnUnet:
