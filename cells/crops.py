@@ -2,11 +2,12 @@
 
 import cv2
 import numpy as np
-from scipy.ndimage import find_objects
 
 
 def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """The box of each cell of a label image (height, width): label -> x1, y1, x2, y2 in pixels, x2 and y2 exclusive."""
+    from scipy.ndimage import find_objects  # a quarter of a second, which scripts that only resize need not wait
+
     slices = enumerate(find_objects(labels), start=1)
     return {label: (s[1].start, s[0].start, s[1].stop, s[0].stop) for label, s in slices if s is not None}
 
