@@ -17,6 +17,7 @@ serves them all: give each dataset its own --out_path.
 import argparse
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -107,11 +108,20 @@ def gather(files: dict[int, list[Path]], classes: int, join: bool, rank: bool) -
 
 def mean(paths: Sequence[Path], classes: int, rank: bool) -> tuple[pd.Index, np.ndarray]:
     """The first file's ids and the mean over all files, each joined to them by id: (N, C) float64."""
-    ids, total = load(paths[0], classes, rank)
+    first, total = load(paths[0], classes, rank)
+    ids = unique(first, paths[0])
     for path in paths[1:]:
         own, probs = load(path, classes, rank)
-        total += probs if own.equals(ids) else probs[same_ids(ids, own, paths[0], path)]
+        total += probs if np.array_equal(own, first) else probs[same_ids(ids, unique(own, path), paths[0], path)]
     return ids, total / len(paths)
+
+
+def unique(ids: np.ndarray, path: Path) -> pd.Index:
+    """Ids as an index; UserError when `path` has one of them twice."""
+    index = pd.Index(ids.tolist(), dtype=object)
+    if not index.is_unique:
+        raise UserError(f"{path} has the id {index[index.duplicated()][0]} more than once")
+    return index
 
 
 def same_ids(ids: pd.Index, own: pd.Index, first: Path, path: Path) -> np.ndarray:
@@ -122,23 +132,24 @@ def same_ids(ids: pd.Index, own: pd.Index, first: Path, path: Path) -> np.ndarra
     return own.get_indexer(ids)
 
 
-def load(path: Path, classes: int, rank: bool) -> tuple[pd.Index, np.ndarray]:
+def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray]:
     """Ids and probabilities (N, C), float64, of one raw prediction file, checked; ranks with `rank`."""
     if not path.exists():
         raise UserError(f"{path} does not exist: run test.py with this fold, epoch, view, seed and dataset first")
     try:
         with np.load(path, allow_pickle=False) as file:
-            ids, probs = pd.Index(file["ids"].astype(str).tolist(), dtype=object), file["probs"].astype(np.float64)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            ids, probs = file["ids"], file["probs"].astype(np.float64)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise UserError(f"{path} is not a file of raw predictions with ids and probs: {error}") from error
-    if not len(ids) or probs.shape != (len(ids), classes):
-        raise UserError(f"{path} has {len(ids)} ids and probs of shape {probs.shape}; (ids, {classes}) is right")
-    if not ids.is_unique:
-        raise UserError(f"{path} has the id {ids[ids.duplicated()][0]} more than once")
-    bad = ~((probs >= 0) & (probs <= 1)).all(axis=1)  # NaN is neither
-    if bad.any():
-        value = probs[bad][0][~((probs[bad][0] >= 0) & (probs[bad][0] <= 1))][0]
-        raise UserError(f"{path}: {ids[bad][0]} has the value {value}, which is not a probability in 0..1")
+    if ids.dtype.kind != "U" or not len(ids) or probs.shape != (len(ids), classes):
+        raise UserError(
+            f"{path} has ids of type {ids.dtype}, shape {ids.shape}, and probs of shape {probs.shape}; "
+            f"text (N,) and (N, {classes}), N above 0, are right"
+        )
+    bad = np.argwhere(~((probs >= 0) & (probs <= 1)))  # NaN is neither
+    if len(bad):
+        row, column = bad[0]
+        raise UserError(f"{path}: {ids[row]} has the value {probs[row, column]}, which is not a probability in 0..1")
     return ids, ranks(probs) if rank else probs
 
 

@@ -4,16 +4,16 @@
         --meta_csv DATA/sample_submission.csv --cell_meta_csv_path META/sample_submission_cell.csv --out_path OUT \\
         --add_datetime 0 --batch_size 100
 
-The CSV has a row a table: `Predictions` (file name, looked up in --out_path, then beside the CSV, then as given), `Type`
-(cell or image) and a weight for each class. The weighted means of each kind are combined by the published rules:
-cell x image, for Negative the larger one, then the other classes x (1 - Negative); see --combine, --negative,
---negative_penalty. A CSV with tables of one kind only is fine.
+The CSV has a row a table: `Predictions` (a file name, looked up in --tables_path, which without the flag is --out_path,
+then beside the CSV, then as given), `Type` (cell or image) and a weight for each class. The weighted means of each kind
+are combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative);
+see --combine, --negative, --negative_penalty. A CSV with tables of one kind only is fine.
 
 Writes `ensemble_<CSV's name>.csv`, a row a cell, and with --submission 1 `submission_<CSV's name>.csv`.
 
-Out-of-fold: the same CSV with tables of --dataset valid in another --out_path, --meta_csv DATA/train.csv and the training
-set's cells table. --truth prints the score: the competition's against a truth table, or the average precision over images
-against train.csv. Only images that the tables hold are scored.
+Out-of-fold: the same CSV with the tables of --dataset valid (in another --out_path), --meta_csv DATA/train.csv and the
+training set's cells table. --truth prints the score: the competition's against a truth table, or the average precision
+over images against train.csv. Only images that the tables hold are scored.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cell_meta_csv_path", required=True, help="cells table")
     parser.add_argument("--truth", help="print the score against this truth table or train.csv")
     parser.add_argument("--out_path", required=True)
+    parser.add_argument("--tables_path", help="folder of the probabilities tables; without the flag --out_path")
     parser.add_argument("--add_datetime", type=int, choices=[0, 1], default=0, help="1: the time in the file names")
     parser.add_argument("--batch_size", type=int, default=100, help="accepted and not used: all rows are done at once")
     return parser
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     competition = competitions.get(args.competition)
     config = existing(args.config, "ensemble CSV")
     images = read_images(args, competition)
-    opinions = read_opinions(config, Path(args.out_path), competition.CLASSES)
+    opinions = read_opinions(config, Path(args.tables_path or args.out_path), competition.CLASSES)
     cells = read_cells(args, images["ID"], opinions)
     probs = decide(opinions, cells, args, competition)
     stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         say(f"{path}: {len(images)} images")
     if args.truth:
         scored = images["ID"] if args.dataset != "valid" else pd.unique(covering(opinions)["ImageID"])
-        show(competition.score_cells(cells, probs, list(scored), args.truth), f"{config.stem}, {args.dataset}")
+        show(competition.score_cells(cells, probs, list(scored), args.truth), f"{config.stem} against {args.truth}")
 
 
 def say(text: str) -> None:
@@ -108,8 +109,8 @@ def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Op
         raise UserError(f"{config} names no table")
     unknown = rows[~rows["Type"].isin(KINDS)]
     if len(unknown):
-        kind = unknown["Type"].iloc[0]
-        raise UserError(f"{config} row {unknown.index[0] + 2}: Type {kind!r} is not known; choose from: {', '.join(KINDS)}")
+        kind, row = unknown["Type"].iloc[0], unknown.index[0] + 2
+        raise UserError(f"{config} row {row}: Type {kind!r} is not known; choose from: {', '.join(KINDS)}")
     weights = rows[list(classes)].to_numpy()
     if (weights < 0).any():
         row, column = np.argwhere(weights < 0)[0]
@@ -126,7 +127,7 @@ def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Op
 
 
 def find_table(name: str, config: Path, folder: Path) -> Path:
-    """A table of the ensemble CSV: in --out_path, beside the CSV, or as it is given."""
+    """A table of the ensemble CSV: in `folder`, beside the CSV, or as it is given."""
     places = [folder / name, config.parent / name, Path(name)]
     for place in places:
         if place.is_file():
@@ -162,9 +163,8 @@ def decide(opinions: Sequence[Opinion], cells: pd.DataFrame, args: argparse.Name
         if own:
             values = [values_of(opinion, cells, competition.CLASSES, bool(args.rank)) for opinion in own]
             means[kind] = weighted_mean(values, np.array([opinion.weights for opinion in own]))
-    return combine(
-        means.get("cell"), means.get("image"), competition.NEGATIVE, args.combine, args.negative, bool(args.negative_penalty)
-    )
+    rules = args.combine, args.negative, bool(args.negative_penalty)
+    return combine(means.get("cell"), means.get("image"), competition.NEGATIVE, *rules)
 
 
 def values_of(opinion: Opinion, cells: pd.DataFrame, classes: Sequence[str], rank: bool) -> np.ndarray:

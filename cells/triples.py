@@ -4,6 +4,7 @@ A submission of 559 images has 400 MB, one of a whole training set tens of GB: i
 """
 
 import csv
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,12 +30,10 @@ class Row(NamedTuple):
 
 def write_rows(path: str | Path, rows: Iterable[tuple[str, int, int, str]]) -> None:
     """Write a submission, (ID, width, height, text) a row, atomically and without holding it in memory."""
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="", buffering=1 << 20) as file:
-        file.write(",".join(COLUMNS) + "\n")
+    with atomic(path) as temporary, temporary.open("wb", buffering=0) as file:
+        file.write((",".join(COLUMNS) + "\n").encode())
         for image_id, width, height, text in rows:
-            file.write(f"{_quoted(image_id)},{width},{height},")
-            file.write(_quoted(text))
-            file.write("\n")
+            file.write(f"{_quoted(image_id)},{width},{height},{_quoted(text)}\n".encode())
 
 
 def _quoted(text: str) -> str:
@@ -72,11 +71,10 @@ def _row(fields: list[str], columns: list[int], width: int, where: str) -> Row:
 
 def format_triples(masks: Sequence[str], probs: np.ndarray) -> str:
     """The triples of one image: N mask texts and their probabilities (N, C), every class of every cell."""
-    return " ".join(
-        f"{index} {_number(prob)} {mask}"
-        for mask, row in zip(masks, probs.tolist(), strict=True)
-        for index, prob in enumerate(row)
-    )
+    classes = probs.shape[1]
+    heads = [f"{index} {_number(prob)} " for row in probs.tolist() for index, prob in enumerate(row)]
+    tails = [f"{mask} " for mask in masks for _ in range(classes)]
+    return "".join(itertools.chain.from_iterable(zip(heads, tails, strict=True))).rstrip()
 
 
 def _number(prob: float) -> str:
