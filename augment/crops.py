@@ -1,7 +1,8 @@
 """Random flips, transpose and crop: the augmentation of the 12th-place HPA system, in training and at test time."""
 
-import cv2
 import numpy as np
+
+from cells.crops import resize
 
 
 def whole(image: np.ndarray, crop_size: int, generator: np.random.Generator | None = None) -> np.ndarray:
@@ -27,11 +28,3 @@ def dihedral_crop(image: np.ndarray, crop_size: int, generator: np.random.Genera
     if fliplr:
         image = image[:, ::-1]
     return np.ascontiguousarray(image.swapaxes(0, 1) if transpose else image)
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """The image at size x size: area averages when it shrinks, linear interpolation when it grows."""
-    if image.shape[:2] == (size, size):
-        return image
-    shrinks = max(image.shape[:2]) > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -7,10 +7,10 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
-from cells.store import Store, read_rgby_png
 from tqdm import tqdm
 
-from augment.crops import resize
+from cells.crops import resize
+from cells.store import Store, read_rgby_png
 from cells.table import read_table
 from common.errors import UserError, some
 from common.files import existing

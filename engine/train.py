@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from metrics.classification import average_precision
 from torch import nn
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from common.seeds import rng
 from engine import checkpoints
 from engine.data import Batches, Samples, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_line, write_log
+from metrics.classification import average_precision
 
 
 @dataclass

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import TRAIN
-from augment.crops import random_crop, resize, whole
+from augment.crops import random_crop, whole
 from augment.views import VIEWS, apply_view, parse_views, undo_view
+from cells.crops import resize
 from common.errors import UserError
 from common.seeds import rng
 

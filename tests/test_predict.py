@@ -1,0 +1,165 @@
+"""test.py through its command line: views, seeds, determinism, going on, refusals."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_data import make_small_data, predict_flags, train_flags
+
+import test as predict
+import train
+from augment.views import VIEWS
+from cells.store import Store
+from common.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = make_small_data(tmp_path_factory.mktemp("trained"))
+    train.main(train_flags(folder))
+    return folder
+
+
+@pytest.fixture
+def out(trained):
+    """The folder of raw predictions, empty at the start of each test."""
+    folder = trained / "results" / "submissions" / "run" / "fold0" / "epoch_002"
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    return folder
+
+
+def load(path: Path) -> tuple[list, np.ndarray]:
+    with np.load(path, allow_pickle=False) as saved:
+        return saved["ids"].tolist(), saved["probs"]
+
+
+def test_all_views_from_one_reading(trained, out, monkeypatch):
+    reads = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, *args, **more: reads.append(args) or read(self, *args, **more))
+    predict.main(predict_flags(trained, "--augment", "all", "--seed", "1"))
+    assert len(reads) == 36  # 12 images x 3 cells, for eight views
+    results = {view: load(out / f"{view}_seed1" / "prob_test.npz") for view in VIEWS}
+    for ids, probs in results.values():
+        assert ids == [f"test_image{image:02d}+{cell}" for image in range(12) for cell in (1, 2, 3)]
+        assert probs.shape == (36, 19) and probs.dtype == np.float32
+    assert len({probs.tobytes() for _, probs in results.values()}) == 8
+    assert not list(out.glob(".parts*"))
+
+
+@pytest.mark.parametrize("more", [["--batch_size", "5"], ["--workers", "2"]])
+def test_batch_size_and_workers_change_nothing(trained, out, more):
+    file = out / "fliplr_seed3" / "prob_test.npz"
+    predict.main(predict_flags(trained, "--augment", "fliplr", "--seed", "3"))
+    expected = load(file)[1]
+    file.unlink()
+    predict.main(predict_flags(trained, "--augment", "fliplr", "--seed", "3", *more))
+    np.testing.assert_allclose(load(file)[1], expected, atol=1e-5)
+
+
+def test_seeds_are_different_crops_and_0_is_the_whole(trained, out):
+    predict.main(predict_flags(trained, "--seeds", "0,1,2"))
+    zero, one, two = (load(out / f"default_seed{seed}" / "prob_test.npz")[1] for seed in range(3))
+    assert not np.allclose(zero, one) and not np.allclose(one, two)
+
+
+def test_an_interrupted_run_goes_on(trained, out, monkeypatch):
+    flags = predict_flags(trained, "--augment", "default,flipud", "--batch_size", "1")
+    predict.main(flags)
+    files = [out / f"{view}_seed0" / "prob_test.npz" for view in ("default", "flipud")]
+    expected = [path.read_bytes() for path in files]
+    for path in files:
+        path.unlink()
+
+    import engine.predict
+
+    forward, calls = engine.predict._probs, itertools.count(1)
+
+    def stop(*args):
+        if next(calls) == 50:  # in the second of three parts of 16 cells x 2 views
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.predict._probs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict.main(flags)
+    assert not any(path.exists() for path in files)
+
+    rest = []
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.predict._probs", lambda *args: rest.append(1) or forward(*args))
+        predict.main(flags)
+    assert len(rest) == 2 * (36 - 16)
+    assert [path.read_bytes() for path in files] == expected
+
+
+def test_what_is_there_is_not_made_again(trained, out, monkeypatch):
+    predict.main(predict_flags(trained))
+    monkeypatch.setattr("engine.predict._probs", lambda *args: pytest.fail("predicted again"))
+    predict.main(predict_flags(trained))
+
+
+def test_predictions_of_other_weights_are_made_again(trained, out):
+    predict.main(predict_flags(trained, "--predict_epoch", "2"))
+    file = out / "default_seed0" / "prob_test.npz"
+    before = load(file)[1]
+    with np.load(file) as saved:
+        made_by = int(saved["made_by"])
+    file.write_bytes(b"damaged")
+    predict.main(predict_flags(trained))
+    assert np.array_equal(load(file)[1], before)
+    np.savez(file, ids=np.array(["x"]), probs=np.zeros((1, 19), np.float32), made_by=made_by + 1)
+    predict.main(predict_flags(trained))
+    assert np.array_equal(load(file)[1], before)
+
+
+def test_out_of_fold(trained, out):
+    predict.main(predict_flags(trained, "--dataset", "valid"))
+    ids, _ = load(out / "default_seed0" / "prob_valid.npz")
+    assert {key.split("+")[0] for key in ids} == {"image00", "image04", "image08"}
+
+
+def test_bgr_swaps_red_and_blue(trained, out):
+    predict.main(predict_flags(trained))
+    file = out / "default_seed0" / "prob_test.npz"
+    before = load(file)[1]
+    predict.main(predict_flags(trained, "--BGR", "1"))
+    assert not np.allclose(load(file)[1], before)
+
+
+def test_best_epoch_and_network_path(trained, out):
+    predict.main(predict_flags(trained, "--predict_epoch", "best"))
+    path = trained / "results" / "models" / "run" / "fold0" / "002.pth"
+    predict.main(predict_flags(trained, "--network_path", str(path)))
+    assert (out / "default_seed0" / "prob_test.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--augment", "rot90"], "--augment rot90 is not known"),
+        (["--seeds", "1,x"], "--seeds 1,x must be whole numbers"),
+        (["--predict_epoch", "9"], "--predict_epoch does not exist: .*009.pth"),
+        (["--predict_epoch", "first"], "--predict_epoch first must be"),
+        (["--fold", "3"], "--predict_epoch does not exist: .*fold3"),
+        (["--arch", "resnet18"], "--arch resnet18: .*002.pth was trained with --arch test_resnet"),
+        (["--num_classes", "28"], "--num_classes 28: .* was trained with --num_classes 19"),
+        (["--dataset", "private"], "--dataset does not exist"),
+        (["--network_path", "none.pth"], "--network_path does not exist: none.pth"),
+    ],
+)
+def test_bad_flags(trained, flags, message):
+    with pytest.raises(UserError, match=message):
+        predict.main(predict_flags(trained, *flags))
+
+
+def test_a_damaged_crop_is_named(trained, out, tmp_path):
+    folder = make_small_data(tmp_path)
+    shard = folder / "crops" / "test" / "test_image03.zip"
+    shard.write_bytes(shard.read_bytes()[:200])
+    flags = [*predict_flags(trained), "--img_dir", str(folder / "crops")]
+    with pytest.raises(UserError, match="test_image03"):
+        predict.main(flags)

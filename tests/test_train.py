@@ -1,0 +1,198 @@
+"""train.py through its command line: what it writes, how it goes on, what it refuses."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from small_data import make_small_data, train_flags
+
+import train
+from common.errors import UserError
+from engine import checkpoints
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return make_small_data(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> tuple[str, dict]:
+    """The outcome of a run of two epochs that nothing disturbed."""
+    data = make_small_data(tmp_path_factory.mktemp("undisturbed"))
+    train.main(train_flags(data))
+    return outcome(data)
+
+
+def run_folder(data: Path) -> Path:
+    return data / "results" / "models" / "run" / "fold0"
+
+
+def outcome(data: Path) -> tuple[str, dict]:
+    """What a finished run must agree on: its log, to the last digit, and its last weights."""
+    folder = run_folder(data)
+    return (folder / "log.csv").read_text(), checkpoints.read(folder / "002.pth", "test")["model"]
+
+
+def assert_same(first, second) -> None:
+    assert first[0] == second[0]
+    assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
+
+
+def test_a_run_and_its_files(data, capsys):
+    train.main(train_flags(data))
+    folder = run_folder(data)
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    assert names == {"001.pth", "002.pth", "best.pth", "last.pth", "settings.json", "log.csv", "curves.png"}
+    log = pd.read_csv(folder / "log.csv")
+    assert log["epoch"].tolist() == [1, 2] and log["train_loss"].iloc[1] < log["train_loss"].iloc[0]
+    assert log[["valid_loss", "pr_auc", "AP 0:Nucleoplasm"]].notna().all().all()
+    assert log["AP 1:Nuclear membrane"].isna().all()
+    best = checkpoints.read(folder / "best.pth", "test")
+    assert best["epoch"] == log["epoch"][log["pr_auc"].idxmax()] and best["settings"]["loss"] == "BCE"
+    printed = capsys.readouterr().out
+    assert "27 training and 9 validation cells" in printed and "PR-AUC" in printed
+
+
+def test_the_same_command_again_does_nothing(data):
+    train.main(train_flags(data))
+    before = {path: path.stat().st_mtime_ns for path in run_folder(data).glob("*.pth")}
+    train.main(train_flags(data))
+    assert before == {path: path.stat().st_mtime_ns for path in run_folder(data).glob("*.pth")}
+
+
+def test_more_epochs_go_on(data, expected):
+    train.main(train_flags(data, "--epochs", "1"))
+    train.main(train_flags(data, "--resume", str(run_folder(data) / "last.pth")))
+    assert_same(expected, outcome(data))
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 10])
+def test_an_interruption_changes_nothing(data, expected, monkeypatch, stop_at):
+    """Stopped before any optimiser step, within an epoch or between saves, the run ends at the same numbers."""
+    count = itertools.count()
+
+    def stop(loss, progress):
+        if next(count) == stop_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.train._check_finite", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(train_flags(data, "--save_minutes", "0"))
+    train.main(train_flags(data))
+    assert_same(expected, outcome(data))
+
+
+@pytest.mark.parametrize("file", ["001.pth", "best.pth", "log.csv", "curves.png", "last.pth"])
+def test_a_full_disk_at_any_file_changes_nothing(data, expected, monkeypatch, file):
+    replace, once = Path.replace, itertools.count()
+
+    def full(self, target):
+        if Path(target).name == file and next(once) == 0:
+            raise OSError(28, "No space left on device", str(target))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            train.main(train_flags(data))
+    assert not list(run_folder(data).glob(".*.tmp*"))
+    train.main(train_flags(data))
+    assert_same(expected, outcome(data))
+
+
+@pytest.mark.slow
+def test_kill_9_changes_nothing(data, expected):
+    command = [sys.executable, str(Path(train.__file__)), *train_flags(data, "--save_minutes", "0")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: more threads add up in another order
+    kills = 0
+    for wait in (0.05, 0.4, 0.9):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        while process.poll() is None and not (run_folder(data) / "settings.json").exists():
+            time.sleep(0.02)
+        time.sleep(wait)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert_same(expected, outcome(data))
+
+
+def test_weights_of_another_run(data):
+    train.main(train_flags(data))
+    start = ["--resume", str(run_folder(data) / "002.pth"), "--preload", "self"]
+    flags = [*train_flags(data, *start, "--loss", "Focal", "--epochs", "1", "--lr", "1e-12"), "--out_dir", "second"]
+    train.main(flags)
+    first = checkpoints.read(run_folder(data) / "002.pth", "")["model"]
+    second = checkpoints.read(data / "results/models/second/fold0/001.pth", "")["model"]
+    weight = next(name for name in first if name.endswith("conv1.weight"))
+    torch.testing.assert_close(first[weight], second[weight], atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match="holds another network: --arch test_resnet"):
+        train.main([*flags, "--arch", "resnet18", "--out_dir", "third"])
+
+
+def test_image_mode_and_balanced_draws(data):
+    flags = train_flags(data, "--cell", "image", "--img_path", str(data / "images"), "--sample", "8", "--epochs", "1")
+    train.main(flags)
+    assert len(pd.read_csv(run_folder(data) / "log.csv")) == 1
+
+
+def test_workers_do_not_change_the_numbers(data, expected):
+    train.main(train_flags(data, "--workers", "2"))
+    assert_same(expected, outcome(data))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fold", "7"], r"--fold 7 is not in .*images.csv; it has the folds 0, 1, 2, 3"),
+        (["--split_name", "none"], "--split_name none: .* does not exist; makefolds.py"),
+        (["--loss", "Triplet"], "--loss Triplet is not known; choose from: BCE, Focal"),
+        (["--scheduler", "Step"], "--scheduler Step is not known"),
+        (["--arch", "densnet121"], "--arch densnet121 is neither"),
+        (["--num_classes", "28"], "--num_classes 28: hpa has 19 classes"),
+        (["--in_channels", "3"], "--in_channels 3: hpa images have 4"),
+        (["--effective_batch", "6"], "--effective_batch 6 must be a multiple"),
+        (["--crop_size", "64"], "--crop_size 64 must not exceed --img_size 40"),
+        (["--batch_size", "0"], "--batch_size 0 must be at least 1"),
+        (["--preload", "self"], "--preload needs --resume"),
+        (["--resume", "x.pth"], "--resume x.pth without --preload"),
+        (["--resume", "x.pth", "--preload", "self"], "--resume does not exist: x.pth"),
+        (["--pretrained", "none.pth"], "--pretrained does not exist: none.pth"),
+        (["--dataset", "external"], "--img_path .* has no dataset external .it has test, train."),
+        (["--competition", "riva2"], "--competition riva2 is not known"),
+        (["--gpu_id", "one"], "--gpu_id one must be"),
+    ],
+)
+def test_bad_flags(data, flags, message):
+    with pytest.raises(UserError, match=message):
+        train.main(train_flags(data, *flags))
+
+
+def test_other_settings_in_the_same_folder(data):
+    train.main(train_flags(data, "--epochs", "1"))
+    with pytest.raises(UserError, match="other settings .--loss BCE -> Focal.; choose another --out_dir"):
+        train.main(train_flags(data, "--loss", "Focal"))
+
+
+def test_a_damaged_state(data):
+    train.main(train_flags(data, "--epochs", "1"))
+    last = run_folder(data) / "last.pth"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UserError, match="last.pth is not a readable checkpoint"):
+        train.main(train_flags(data))
+
+
+def test_a_loss_that_is_not_finite_stops(data):
+    with pytest.raises(UserError, match="the training loss is (nan|inf) in epoch"):
+        train.main(train_flags(data, "--lr", "1e30", "--clipnorm", "0", "--epochs", "9"))
+    assert not list(run_folder(data).glob(".*.tmp*"))
