@@ -36,6 +36,11 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return image
 
 
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """An 8- or 16-bit array as 8 bits (test images are 16-bit, training images 8-bit: value = 257 x value)."""
+    return image if image.dtype == np.uint8 else np.round(image / np.float32(257)).astype(np.uint8)
+
+
 def narrow(image: np.ndarray) -> np.ndarray:
     """A 16-bit image that is an 8-bit one times 257 as that 8-bit image, so nothing is lost; any other as it is.
 

@@ -16,10 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cells.crops import resize
+from cells.crops import resize, to_uint8
 from common.errors import UserError
 from common.files import atomic, existing, safe_name
-from competitions.hpa import to_uint8
 
 # Measured on real crops: run-length matching after the left-neighbour filter is smaller than any level of full zlib
 # matching, because the channels are noise to it, and several times as fast (benchmarks/crop_store.py).

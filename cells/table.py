@@ -85,9 +85,13 @@ def check_unique(table: pd.DataFrame, key: Sequence[str], name: str) -> None:
         raise UserError(f"{name} has the key {', '.join(key)} = {', '.join(map(str, values))} more than once")
 
 
-def read_cells(path: str | Path) -> pd.DataFrame:
-    """A cells table, unique in ImageID and CellID."""
-    return read_table(path, CELL_COLUMNS, key=KEY)
+def read_cells(path: str | Path, columns: dict[str, type] = CELL_COLUMNS) -> pd.DataFrame:
+    """A cells table that has at least `columns`, unique in ImageID and CellID, without the rows whose `keep` is 0.
+
+    Those are the cells that segment.py found but its --edge_rule drops: no later stage is to see them.
+    """
+    table = read_table(path, {"ImageID": str, "CellID": int, **columns}, key=KEY)
+    return table[table["keep"] != 0].reset_index(drop=True) if "keep" in table else table
 
 
 def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:

@@ -70,9 +70,14 @@ def multi_hot(labels: pd.Series) -> np.ndarray:
     return hot
 
 
+def image_files(folder: str | Path, image_id: str) -> list[Path]:
+    """The files of an image, whether they exist or not."""
+    return [Path(folder) / f"{safe_name(image_id, 'ImageID')}_{name}.png" for name in CHANNELS]
+
+
 def read_image(folder: str | Path, image_id: str) -> np.ndarray:
     """The four channels of an image, (height, width, 4) in RGBY order, uint8 or uint16 as the files are."""
-    channels = [_read_channel(Path(folder) / f"{safe_name(image_id, 'ImageID')}_{name}.png") for name in CHANNELS]
+    channels = [_read_channel(path) for path in image_files(folder, image_id)]
     for name, channel in zip(CHANNELS, channels, strict=True):
         for what, own, first in (
             ("size", channel.shape[::-1], channels[0].shape[::-1]),
@@ -96,14 +101,12 @@ def _read_channel(path: Path) -> np.ndarray:
     return channel
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """An 8- or 16-bit array as 8 bits (test images are 16-bit, training images 8-bit: value = 257 x value)."""
-    return image if image.dtype == np.uint8 else np.round(image / np.float32(257)).astype(np.uint8)
-
-
 def read_metadata(path: str | Path) -> pd.DataFrame:
     """train.csv or sample_submission.csv as a table with a column `ID`; extra columns are kept."""
-    header = pd.read_csv(existing(path, "--metadata"), nrows=0).columns
+    try:
+        header = pd.read_csv(existing(path, "--metadata"), nrows=0).columns
+    except ValueError as error:  # an empty file, or none of text
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
     if "Label" in header:
         return read_labels(path)
     if "PredictionString" in header:

@@ -1,0 +1,68 @@
+"""Work on many items in several processes, of which one that fails or dies costs its own item only."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+
+class WorkerDied(RuntimeError):
+    """A worker process was killed while it worked on an item, mostly for want of memory."""
+
+
+def run_each(job: Callable, tasks: Iterable[tuple], workers: int) -> Iterator[tuple[tuple, BaseException | None]]:
+    """Call `job(*task)` for every task and yield (task, None or the exception it raised), in the order they end.
+
+    workers: processes; 0 works in this process, without the safety. A task that kills its process is yielded with
+    WorkerDied; those that ran beside it are done again, so a job must bear being repeated. `tasks` is read as needed,
+    at most two tasks a worker ahead. Closing the generator (an exception in the caller's loop) starts no further task.
+    """
+    tasks = iter(tasks)
+    while lost := (yield from _run(_pool(workers), job, tasks, 2 * max(workers, 1))):
+        suspects = iter(lost)  # one of them killed its worker: alone, it names itself
+        while culprit := (yield from _run(_pool(1), job, suspects, 1)):
+            yield culprit[0], WorkerDied("its worker process was killed; was there enough memory?")
+
+
+def _run(pool: Executor, job: Callable, tasks: Iterator[tuple], window: int) -> Generator[tuple, None, list[tuple]]:
+    """Yield the tasks that end, with at most `window` under way, until none is left or a worker dies: then return those
+    that had begun.
+    """
+    running, lost = {}, []
+    try:
+        while not lost:
+            for task in islice(tasks, window - len(running)):
+                running[pool.submit(job, *task)] = task
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    lost = [task, *running.values()]
+                    break
+                yield task, error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return lost
+
+
+def _pool(workers: int) -> Executor:
+    if workers == 0:
+        return ThreadPoolExecutor(1)
+    # Spawned, not forked: a fork copies locks, open files and the state of other threads.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,193 @@
+"""Find the cells of all images: the cells table, the crop store and the resized images.
+
+    python segment.py --metadata DATA/train.csv --root_dir DATA/train --meta_dir META --crop_dir CROPS --img_dir IMGS \\
+        --cache_dir CACHE
+
+The same with DATA/sample_submission.csv and DATA/test. What it writes is said in docs/formats.md. An image that cannot
+be used is skipped and named at the end (exit code 1). The same command again does only what is missing or changed: an
+image is done again when its files, a flag that its results depend on, or one of its outputs differ from last time.
+
+Every cell that the finder sees is a row of the cells table. Its column `keep` is 0 for those that --edge_rule drops:
+they are not in the crop store, and no later stage looks at them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import competitions
+from cells.borders import RULES
+from cells.finders import FINDERS, Finder
+from cells.segmenting import COLUMNS, Job, Size, read_image, segment_image
+from common.errors import UserError, choose, run
+from common.files import atomic, existing, safe_name, sole_writer
+from common.workers import WorkerDied, run_each
+
+BATCH = 8  # images a call of a finder's network
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The flags and their defaults."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--metadata", required=True, help="train.csv or sample_submission.csv: which images")
+    parser.add_argument("--root_dir", required=True, help="folder of the images' files")
+    parser.add_argument("--meta_dir", required=True, help="folder for the cells table")
+    parser.add_argument("--crop_dir", required=True, help="folder for the crop store")
+    parser.add_argument("--img_dir", required=True, help="folder for the resized images")
+    parser.add_argument("--cache_dir", required=True, help="folder for label images and what is done")
+    parser.add_argument("--competition", default="hpa", help="default: hpa")
+    parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
+    parser.add_argument("--finder", default="watershed", help=f"one of: {', '.join(FINDERS)}")
+    parser.add_argument("--nuc_model", help="weights of the finder's nuclei network")
+    parser.add_argument("--cell_model", help="weights of the finder's cell network")
+    parser.add_argument(
+        "--edge_rule", default="published", choices=[*RULES, "none"],
+        help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
+        "under .7), its halves nucleus and both, or none",
+    )  # fmt: skip
+    parser.add_argument("--img_size", type=int, default=768, help="side of the resized images, pixels; default: 768")
+    parser.add_argument("--workers", type=int, help="processes; 0 works in this one; default: one a core")
+    parser.add_argument("--overwrite", action="store_true", help="do all images again")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Do what is not done, then write the table of all that is."""
+    args = get_args_parser().parse_args(argv)
+    sizes = read_sizes(args)
+    finder = choose(FINDERS, args.finder, "--finder")(args)
+    job, workers = make_job(args, finder), count_workers(args.workers)
+    with ExitStack() as stack:
+        for folder in sorted({path.resolve() for path in (job.cache, job.crops, job.images)}):
+            stack.enter_context(sole_writer(folder))
+            remove_leftovers(folder)
+        marks = {image: job.fingerprint(image, size) for image, size in sizes.items()}
+        todo = [image for image, mark in marks.items() if args.overwrite or not job.is_done(image, mark)]
+        tasks = ((job, image, sizes[image], marks[image], found) for image, found in predictions(job, finder, todo))
+        failed = segment_all(tasks, len(todo), workers)
+        done = [image for image in marks if image not in failed]
+        table = Path(args.meta_dir) / f"{Path(args.metadata).stem}_cell.csv"
+        cells, kept = write_cells_table(table, job, done)
+    say(f"{table}: {cells} cells in {len(done)} images, {cells - kept} of them dropped at the border")
+    for image, reason in sorted(failed.items()):
+        say(f"skipped {image}: {reason}", sys.stderr)
+    if failed:
+        say(f"{len(failed)} of {len(marks)} images were skipped; mend them and run the same command again", sys.stderr)
+    return 1 if failed else None
+
+
+def say(text: str, where=None) -> None:
+    """Tell the user what came out."""
+    print(text, file=where or sys.stdout)
+
+
+def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
+    """The images to segment and their (width, height); fills in --dataset.
+
+    UserError when there is no image or an ID cannot be a file's name.
+    """
+    metadata = competitions.get(args.competition).read_metadata(args.metadata)
+    if metadata.empty:
+        raise UserError(f"{args.metadata} has no images")
+    for image_id in metadata["ID"]:
+        safe_name(image_id, f"{args.metadata}: ID")
+    args.dataset = safe_name(args.dataset or ("train" if "Label" in metadata else "test"), "--dataset")
+    if "ImageWidth" not in metadata:
+        return dict.fromkeys(metadata["ID"])
+    sizes = metadata[["ImageWidth", "ImageHeight"]].to_numpy().tolist()
+    return {image: (width, height) for image, (width, height) in zip(metadata["ID"], sizes, strict=True)}
+
+
+def make_job(args: argparse.Namespace, finder: Finder) -> Job:
+    """The run's settings and folders, checked."""
+    if args.img_size < 1:
+        raise UserError(f"--img_size {args.img_size} must be 1 or more")
+    return Job(
+        label=finder.label,
+        settings={name: getattr(args, name) for name in ("competition", "finder", "edge_rule", "img_size")},
+        competition=args.competition,
+        edge_rule=args.edge_rule,
+        img_size=args.img_size,
+        root=existing(args.root_dir, "--root_dir"),
+        cache=Path(args.cache_dir) / args.dataset,
+        crops=Path(args.crop_dir) / args.dataset,
+        images=Path(args.img_dir) / args.dataset,
+    )
+
+
+def count_workers(workers: int | None) -> int:
+    """--workers, or one a core that this process may use."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 0:
+        raise UserError(f"--workers {workers} must be 0 or more")
+    return workers
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a run that was killed in `folder`, which nobody else writes to now."""
+    for path in folder.glob(".*.tmp*"):
+        path.unlink()
+
+
+def predictions(job: Job, finder: Finder, images: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """Each image and what the finder's network says of it; None without a network or for an unreadable image."""
+    if finder.predict is None:
+        yield from ((image, None) for image in images)
+        return
+    for first in range(0, len(images), BATCH):
+        batch = images[first : first + BATCH]
+        pixels = {image: array for image in batch if (array := try_read(job, image)) is not None}
+        found = dict(zip(pixels, finder.predict(list(pixels.values())), strict=True)) if pixels else {}
+        yield from ((image, found.get(image)) for image in batch)
+
+
+def try_read(job: Job, image_id: str) -> np.ndarray | None:
+    """An image, or None: then the worker that wants it finds out why."""
+    try:
+        return read_image(job, image_id)
+    except UserError:
+        return None
+
+
+def segment_all(tasks: Iterator[tuple], total: int, workers: int) -> dict[str, str]:
+    """Segment the images of `tasks`: ImageID -> reason of those that had to be skipped. OSError when a disk fails."""
+    failed = {}
+    ended = closing(run_each(segment_image, tasks, workers))
+    with tqdm(total=total, desc="segment", unit="image") as bar, ended as ends:
+        for (_, image, *_), error in ends:
+            bar.update()
+            if isinstance(error, OSError):  # of writing: the next image would fail, too
+                raise error
+            if error is not None:
+                plain = isinstance(error, (UserError, WorkerDied))
+                failed[image] = str(error) if plain else f"{type(error).__name__}: {error}"
+    return failed
+
+
+def write_cells_table(path: Path, job: Job, images: Sequence[str]) -> tuple[int, int]:
+    """Write the rows of `images`, in this order, as one table; the numbers of its cells and of those that are kept.
+
+    The rows are copied as text: the whole table of the competition is larger than some machines' memory.
+    """
+    cells = kept = 0
+    with atomic(path) as temporary, temporary.open("w", newline="") as table:
+        table.write(",".join(COLUMNS) + "\n")
+        for image in images:
+            with job.outputs(image)["rows"].open(newline="") as rows:
+                for line in islice(rows, 2, None):  # after the fingerprint and the header
+                    table.write(line)
+                    cells += 1
+                    kept += line.endswith(",1\n")
+    return cells, kept
+
+
+if __name__ == "__main__":
+    run(main)
