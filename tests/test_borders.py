@@ -1,12 +1,14 @@
 """The border rule and the completeness, by hand and on discs that are cut at known places."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cells.borders import RULES, completeness, measure_borders
+from cells.borders import RULES, completeness, disc_share, measure_borders
+from cells.crops import boxes
 
 
 def scene(*parts: tuple[int, int, int, int, int], shape=(100, 100)) -> np.ndarray:
@@ -84,17 +86,36 @@ def test_no_cells_and_gaps_in_the_ids():
     assert measure_borders(gaps, gaps).index.tolist() == [7, 300]
 
 
-def test_completeness_of_half_a_disc():
-    assert completeness(np.array([np.pi / 8 * 200**2]), np.array([200])) == pytest.approx(0.5, abs=1e-3)
+def test_share_of_half_a_disc():
+    assert disc_share(np.array([np.pi / 8 * 200**2]), np.array([200])) == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.7, 0.9])
-def test_completeness_of_cut_discs(share):
+def test_share_of_cut_discs(share):
     y, x = np.mgrid[:201, :201] - 100
     disc = (y**2 + x**2 <= 90**2).astype(np.int32)
     rows = np.cumsum(disc.sum(axis=1)) / disc.sum()
     cut = disc[: np.searchsorted(rows, share) + 1]
-    assert measure_borders(cut, cut)["completeness"].item() == pytest.approx(share, abs=0.03)
+    table = measure_borders(cut, cut)
+    area, border = table["area"].to_numpy(), table["border_pixels"].to_numpy()
+    assert disc_share(area, border) == pytest.approx(share, abs=0.03)
+    assert completeness(area, border, typical=disc.sum()) == pytest.approx(share, abs=0.03)
+
+
+def test_completeness_of_cut_real_cells(real_data):
+    random = np.random.default_rng(0)
+    errors = []
+    for path in sorted((real_data / "hpa" / "segmentator_masks").glob("*.png")):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        borders = measure_borders(labels, labels)
+        whole = borders[borders["touches_border"] == 0]
+        for cell, (x1, y1, x2, y2) in boxes(labels).items():
+            if cell in whole.index:
+                cut = labels[random.integers(y1 + 1, y2) : y2, x1:x2] == cell
+                got = completeness(np.array([cut.sum()]), np.array([cut[0].sum()]), whole["area"].drop(cell).mean())
+                errors.append(got.item() - cut.sum() / whole["area"][cell])
+    assert len(errors) > 15
+    assert np.abs(errors).mean() < 0.15
 
 
 @settings(max_examples=60, deadline=None)
