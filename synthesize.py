@@ -12,9 +12,13 @@ import argparse
 import json
 import re
 import shutil
+import signal
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -26,7 +30,7 @@ from synthesis import hpa
 from synthesis.labels import BALANCES
 
 COMPETITIONS = {"hpa": hpa}
-SMALLEST, LARGEST = 128, 16384  # pixels a side
+SMALLEST, LARGEST = 128, 8192  # pixels a side
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -40,7 +44,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--class_balance", default="flat", help="flat: every class occurs; natural: as often as in HPA")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes that draw at the same time")
-    parser.add_argument("--overwrite", action="store_true", help="replace data of other settings in --out_dir")
+    parser.add_argument("--overwrite", action="store_true", help="remove the images in --out_dir first")
     return parser
 
 
@@ -49,9 +53,10 @@ def main(argv: list[str] | None = None) -> int | None:
     module = choose(COMPETITIONS, args.competition, "--competition")
     request = read_request(args, module)
     counts = {"train": args.train, "test": args.test}
+    settings = {"competition": args.competition, "version": module.VERSION, **asdict(request)}
     with sole_writer(args.out_dir):
-        claim_folder(args.out_dir, {"competition": args.competition, **asdict(request)}, args.overwrite)
-        draw_all(module, args.out_dir, request, counts, args.jobs)
+        claim_folder(args.out_dir, settings, args.overwrite)
+        draw_all(args.competition, args.out_dir, request, counts, args.jobs)
         truths = module.write_tables(args.out_dir, request, counts)
     for split, count in counts.items():
         print(f"{split}: {count} images, {len(truths[split])} cells in {args.out_dir}")  # noqa: T201
@@ -87,36 +92,52 @@ def _read_cells(text: str) -> tuple[int, int]:
 
 
 def claim_folder(folder: Path, settings: dict, overwrite: bool) -> None:
-    """Note the settings in the folder; UserError when it holds data of other settings and `overwrite` is not given."""
+    """Note the settings in the folder; UserError when other data are there and `overwrite` is not given."""
     noted = folder / "settings.json"
     text = json.dumps(settings, indent=2)
-    if noted.exists() and noted.read_text() != text:
-        if not overwrite:
-            raise UserError(f"{folder} holds data of other settings ({noted}); choose another --out_dir or --overwrite")
+    if overwrite:
         for name in (".parts", "train", "test"):
             shutil.rmtree(folder / name, ignore_errors=True)
+    elif noted.exists() and noted.read_text() != text:
+        raise UserError(f"{folder} holds data of other settings ({noted}); choose another --out_dir or --overwrite")
+    elif not noted.exists() and any((folder / name).exists() for name in ("train.csv", "train", "test")):
+        raise UserError(f"{folder} holds data that this program did not make; choose another --out_dir or --overwrite")
     with atomic(noted) as temporary:
         temporary.write_text(text)
 
 
-def draw_all(module, folder: Path, request, counts: dict[str, int], jobs: int) -> None:
-    """Draw the images that are not there yet, in `jobs` processes."""
-    tasks = [(split, index) for split, count in counts.items() for index in range(count)]
-    tasks = [task for task in tasks if not module.part_file(folder, request, *task).exists()]
-    work = partial(_draw_one, module.__name__, folder, request)
+def draw_all(competition: str, folder: Path, request, counts: dict[str, int], jobs: int) -> None:
+    """Draw the images that are not there yet, in `jobs` processes of one thread each."""
+    tasks = [
+        (split, index)
+        for split, count in counts.items()
+        for index in range(count)
+        if not all(path.exists() for path in COMPETITIONS[competition].image_files(folder, request, split, index))
+    ]
+    work = partial(_draw_one, competition, folder, request)
     bar = partial(tqdm, total=len(tasks), unit="image", disable=not tasks)
-    if jobs == 1:
-        for _ in bar(map(work, tasks)):
-            pass
+    if min(jobs, len(tasks)) <= 1:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            deque(bar(map(work, tasks)), maxlen=0)
+        finally:
+            cv2.setNumThreads(threads)
         return
-    with ProcessPoolExecutor(jobs, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        for _ in bar(pool.map(work, tasks)):
-            pass
+    try:
+        with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_worker) as pool:
+            deque(bar(pool.map(work, tasks)), maxlen=0)
+    except BrokenProcessPool:
+        raise UserError("a drawing process was killed, perhaps for want of memory: try fewer --jobs") from None
 
 
-def _draw_one(module_name: str, folder: Path, request, task: tuple[str, int]) -> str:
-    module = next(module for module in COMPETITIONS.values() if module.__name__ == module_name)
-    return module.write_image(folder, request, *task)
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent speaks for all
+
+
+def _draw_one(competition: str, folder: Path, request, task: tuple[str, int]) -> None:
+    COMPETITIONS[competition].write_image(folder, request, *task)
 
 
 if __name__ == "__main__":

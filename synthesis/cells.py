@@ -61,7 +61,7 @@ class Cell:
     def share_inside(self, height: int, width: int) -> float:
         """The share of the cell's area that lies inside an image."""
         inside, _ = overlap(self.top, self.left, self.mask.shape, (height, width))
-        return float(self.mask[inside].sum() / max(1, self.mask.sum()))
+        return np.count_nonzero(self.mask[inside]) / max(1, np.count_nonzero(self.mask))
 
     def crop(self, height: int, width: int, margin: int) -> "Cell":
         """The cell in the part of its box within `margin` of an image; distances stay those of the whole cell."""

@@ -86,7 +86,7 @@ def draw_microtubules(cell: Cell, textures: Textures, rng: np.random.Generator) 
     if cell.dividing:
         return draw_spindle(cell, textures, rng) + 0.25 * draw_cytosol(cell, textures)
     scale = cell.scale
-    count = int(rng.uniform(0.7, 1.3) * 0.0034 * cell.cytoplasm.sum() / scale**2) + 40
+    count = int(rng.uniform(0.7, 1.3) * 0.0034 * np.count_nonzero(cell.cytoplasm) / scale**2) + 40
     inner = np.exp(-3 * cell.outward) * cell.cytoplasm
     start = somewhere(rng, inner + 0.25 * cell.cytoplasm, count)
     angle = _away_from(cell.centrosome, start) + rng.normal(0, 1.1, len(start))

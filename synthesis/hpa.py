@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cells.masks import encode_label_image, encode_mask
-from cells.table import CELL_COLUMNS
+from cells.table import CELL_COLUMNS, read_table, write_table
 from common.files import atomic
 from common.seeds import rng
 from competitions.hpa import CHANNELS
@@ -20,8 +20,9 @@ from synthesis.layout import Plan, in_view, place, plan_cell, rasterise
 from synthesis.patterns import PATTERNS, STRENGTH
 from synthesis.settings import CELL_LINES, SETTINGS, CellLine, Settings
 
-SPLITS = ("train", "test")
-TRUTH_COLUMNS = [*CELL_COLUMNS, "Label"]
+VERSION = 1  # of the drawing: images of another version are not mixed with these
+PNG_LEVEL = 2
+TRUTH_COLUMNS = {**CELL_COLUMNS, "Label": str}
 TRUTH_FILES = {"train": "train_truth.csv", "test": "truth.csv"}
 
 
@@ -108,9 +109,7 @@ def _density(draw: np.random.Generator, request: Request, line: CellLine) -> tup
     if request.cells:
         count = int(draw.integers(request.cells[0], request.cells[1] + 1))
     else:
-        natural = confluence * area / (line.area * draw.lognormal(0, 0.15))
-        fewest = min(settings.fewest, 1 + round(area / settings.typical_area)) if natural >= 1 else settings.fewest
-        count = int(np.clip(round(natural), fewest, settings.most * max(1, area / 2048**2)))
+        count = max(settings.fewest, round(confluence * area / (line.area * draw.lognormal(0, settings.spread))))
     return count, float(np.sqrt(confluence * area / (count * line.area)))
 
 
@@ -188,26 +187,24 @@ def _vignette(draw: np.random.Generator, height: int, width: int, settings: Sett
     return (1 - draw.uniform(*settings.vignette) * (y**2 + x**2) / 3.4).astype(np.float32)
 
 
-def write_image(out_dir: Path, request: Request, split: str, index: int) -> str:
-    """Draw one image and write its four PNGs and then its truth rows, whose file says that the image is done."""
-    done = part_file(out_dir, request, split, index)
-    if done.exists():
-        return done.stem
+def write_image(out_dir: Path, request: Request, split: str, index: int) -> None:
+    """Draw one image and write its four PNGs and then its truth rows."""
     image = draw_image(request, split, index)
-    for position, channel in enumerate(CHANNELS):
+    *planes, part = image_files(out_dir, request, split, index)
+    for position, path in enumerate(planes):
         plane = image.pixels[..., position]
         if split == "test":
             plane = plane * np.uint16(257)
-        with atomic(Path(out_dir) / split / f"{image.name}_{channel}.png") as temporary:
-            temporary.write_bytes(cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes())
-    with atomic(done) as temporary:
-        truth_rows(image).to_csv(temporary, index=False)
-    return image.name
+        with atomic(path) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes())
+    write_table(truth_rows(image), part)
 
 
-def part_file(out_dir: Path, request: Request, split: str, index: int) -> Path:
-    """Where an image's truth rows lie until the tables are put together."""
-    return Path(out_dir) / ".parts" / split / f"{image_id(request, split, index)}.csv"
+def image_files(out_dir: Path, request: Request, split: str, index: int) -> list[Path]:
+    """The files of one image: the four channels, and its truth rows until the tables are put together."""
+    name = image_id(request, split, index)
+    planes = [Path(out_dir) / split / f"{name}_{channel}.png" for channel in CHANNELS]
+    return [*planes, Path(out_dir) / ".parts" / split / f"{name}.csv"]
 
 
 def truth_rows(image: Image) -> pd.DataFrame:
@@ -221,34 +218,30 @@ def truth_rows(image: Image) -> pd.DataFrame:
         box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
         label = "|".join(map(str, classes))
         rows.append((f"{image.name}+{number}", image.name, number, width, height, texts[number], *box, label))
-    return pd.DataFrame(rows, columns=TRUTH_COLUMNS)
+    return pd.DataFrame(rows, columns=list(TRUTH_COLUMNS))
 
 
 def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, pd.DataFrame]:
     """Put the images' truth rows together and write the competition's tables; gives the truth of each split."""
     truths = {}
     for split, count in counts.items():
-        parts = [pd.read_csv(part_file(out_dir, request, split, index), dtype={"Label": str}) for index in range(count)]
-        truths[split] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=TRUTH_COLUMNS)
-        write_csv(truths[split], Path(out_dir) / TRUTH_FILES[split])
-    write_csv(image_labels(truths["train"]), Path(out_dir) / "train.csv")
-    empty = encode_mask(np.zeros((request.height, request.width), bool))
-    names = [image_id(request, "test", index) for index in range(counts["test"])]
-    submission = pd.DataFrame({"ID": names, "ImageWidth": request.width, "ImageHeight": request.height})
-    write_csv(submission.assign(PredictionString=f"0 1 {empty}"), Path(out_dir) / "sample_submission.csv")
+        parts = [image_files(out_dir, request, split, index)[-1] for index in range(count)]
+        tables = [pd.DataFrame(columns=list(TRUTH_COLUMNS)), *(read_table(part, TRUTH_COLUMNS) for part in parts)]
+        truths[split] = pd.concat(tables[1:] or tables, ignore_index=True)
+        write_table(truths[split], Path(out_dir) / TRUTH_FILES[split])
+    names = {split: [image_id(request, split, index) for index in range(count)] for split, count in counts.items()}
+    write_table(image_labels(truths["train"], names["train"]), Path(out_dir) / "train.csv")
+    empty = f"0 1 {encode_mask(np.zeros((request.height, request.width), bool))}"
+    rows = [(name, request.width, request.height, empty) for name in names["test"]]
+    columns = ["ID", "ImageWidth", "ImageHeight", "PredictionString"]
+    write_table(pd.DataFrame(rows, columns=columns), Path(out_dir) / "sample_submission.csv")
     return truths
 
 
-def image_labels(truth: pd.DataFrame) -> pd.DataFrame:
+def image_labels(truth: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """train.csv from a truth table: an image's label is the union of its cells' classes, Negative only when alone."""
-    rows = []
-    for name, labels in truth.groupby("ImageID", sort=False)["Label"]:
-        union = {int(part) for text in labels for part in text.split("|")}
-        rows.append((name, "|".join(map(str, sorted(union - {NEGATIVE} or {NEGATIVE})))))
-    return pd.DataFrame(rows, columns=["ID", "Label"])
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)
+    shown: dict[str, set[int]] = {name: set() for name in names}
+    for name, text in zip(truth["ImageID"], truth["Label"], strict=True):
+        shown[name] |= {int(part) for part in text.split("|")} - {NEGATIVE}
+    labels = ["|".join(map(str, sorted(shown[name] or {NEGATIVE}))) for name in names]
+    return pd.DataFrame({"ID": names, "Label": labels}, dtype=object)

@@ -175,9 +175,9 @@ def rasterise(plans: list[Plan], scale: float) -> list[Cell]:
             _contest(cells[first], depths[first], cells[second], depths[second])
     kept = []
     for cell, plan in zip(cells, plans, strict=True):
-        planned = cell.nucleus.sum()
+        planned = np.count_nonzero(cell.nucleus)
         _settle(cell, plan)
-        if cell.nucleus.sum() > 0.6 * planned > 0:
+        if np.count_nonzero(cell.nucleus) > 0.6 * planned > 0:
             kept.append(cell)
     return kept
 
@@ -191,11 +191,20 @@ def _raster(plan: Plan, scale: float) -> Cell:
     offset = np.array([left, top])
     nucleus = _fill(shape, [contour - offset for contour in plan.nuclei])
     mask = _fill(shape, [plan.outline - offset])
-    if not plan.dividing:  # the cytoplasm bulges around a nucleus that lies near the edge
-        away = distance(nucleus == 0)
-        bulge = soft(np.maximum(mask, away < BULGE * scale).astype(np.float32), 9 * scale)
-        mask |= (bulge > 0.55) & (away < 3 * BULGE * scale)
+    if not plan.dividing:
+        _bulge(mask, nucleus, [contour - offset for contour in plan.nuclei], scale)
     return Cell(int(top), int(left), mask > 0, nucleus > 0, scale, plan.axis, plan.dividing)
+
+
+def _bulge(mask: np.ndarray, nucleus: np.ndarray, contours: list[np.ndarray], scale: float) -> None:
+    """Widen the cell around a nucleus that lies near its edge, in place: some cytoplasm surrounds every nucleus."""
+    points = np.concatenate(contours)
+    low = np.maximum(points.min(axis=0) - 4 * BULGE * scale, 0).astype(int)
+    high = (points.max(axis=0) + 4 * BULGE * scale).astype(int)
+    window = np.s_[low[1] : high[1], low[0] : high[0]]
+    away = distance(nucleus[window] == 0)
+    smooth = soft(np.maximum(mask[window], away < BULGE * scale).astype(np.float32), 9 * scale)
+    mask[window] |= (smooth > 0.55) & (away < 3 * BULGE * scale)
 
 
 def _fill(shape: tuple[int, int], contours: list[np.ndarray]) -> np.ndarray:
@@ -235,6 +244,6 @@ def _settle(cell: Cell, plan: Plan) -> None:
     inner = cv2.erode(cell.mask.astype(np.uint8), disk(max(1, round(2 * cell.scale))))
     cell.nucleus &= inner > 0
     if plan.dividing:
-        along = 0.5 * np.sqrt(cell.mask.sum() / np.pi) * np.array([np.sin(cell.axis), np.cos(cell.axis)])
+        along = 0.5 * np.sqrt(np.count_nonzero(cell.mask) / np.pi) * np.array([np.sin(cell.axis), np.cos(cell.axis)])
         middle = plan.centre[::-1] - [cell.top, cell.left]
         cell.poles = (tuple(middle - along), tuple(middle + along))

@@ -80,21 +80,21 @@ def golgi(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarra
     """Ribbons stacked in a patch on one side of the nucleus, about the centrosome."""
     scale = cell.scale
     chance = _near(cell, cell.centrosome, rng.uniform(22, 34) * scale) * (cell.to_nucleus < 60 * scale)
-    start = somewhere(rng, chance * cell.cytoplasm, rng.integers(16, 34))
+    start = somewhere(rng, chance * cell.cytoplasm, rng.integers(22, 45))
     if not len(start):
         return np.zeros(cell.mask.shape, np.float32)
     along = np.arctan2(*(start - cell.centrosome).T) + np.pi / 2
     growth = Growth(length=rng.uniform(18, 34), step=3, wiggle=0.4, shy=4)
     paths = grow(rng, cell, start, along + rng.normal(0, 0.6, len(start)), growth)
     drawn = splat(paths, rng.gamma(3, 0.4, len(start)), cell.mask.shape, growth.step * scale)
-    drawn = level(soft(drawn, 2.2 * scale), drawn > 0, 80) + 0.12 * chance
+    drawn = level(soft(drawn, 2.2 * scale), drawn > 0, 80) + 0.2 * chance
     vesicles = _spots(somewhere(rng, cell.cytoplasm, 12), rng.uniform(0.1, 0.4, 12), 1.6 * scale, cell)
     return np.minimum(drawn + vesicles, 1.6) * cell.cytoplasm
 
 
 def intermediate_filaments(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Coarse curly bundles, densest around the nucleus or on one side of it."""
-    count = rng.integers(45, 90)
+    count = rng.integers(70, 130)
     side = _near(cell, cell.centrosome, 120 * cell.scale)
     chance = np.exp(-4.5 * cell.outward) * (0.25 + side) * cell.cytoplasm
     start = somewhere(rng, chance, count)
@@ -157,7 +157,7 @@ def plasma_membrane(cell: Cell, textures: Textures, rng: np.random.Generator) ->
 
 def mitochondria(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Many short worms around the nucleus."""
-    count = int(rng.uniform(0.0010, 0.0019) * cell.cytoplasm.sum() / cell.scale**2) + 20
+    count = int(rng.uniform(0.0014, 0.0028) * np.count_nonzero(cell.cytoplasm) / cell.scale**2) + 20
     start = somewhere(rng, np.exp(-rng.uniform(2, 3.5) * cell.outward) * cell.cytoplasm, count)
     growth = Growth(length=rng.uniform(16, 34), step=3, wiggle=0.3, shy=5)
     angle = np.arctan2(*(start - cell.centrosome).T) + rng.normal(0, 0.9, len(start))
@@ -222,5 +222,5 @@ PATTERNS: dict[int, Pattern] = dict(
 )  # fmt: skip
 
 # What of each pattern's strength reaches the image: diffuse proteins are dimmer than condensed ones.
-STRENGTH = {0: 0.75, 6: 0.8, 10: 0.75, 12: 1.5, 15: 1.3, 16: 0.7, 17: 1.1}
+STRENGTH = {0: 0.75, 3: 1.2, 5: 1.5, 6: 0.8, 10: 0.75, 12: 2.2, 15: 1.3, 16: 0.7, 17: 1.2}
 IN_DIVISION = frozenset({6, 10, 11, 12, 13, 16, 17})  # what a dividing cell can show

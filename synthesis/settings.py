@@ -37,9 +37,8 @@ class Settings:
     """Probabilities and ranges of the whole generator."""
 
     # Cells
-    typical_area: float = 120_000  # of a cell, pixels at scale 1: sets the number of cells when none is asked for
-    fewest: int = 4  # cells of an image too small to hold that many at scale 1: they are drawn smaller
-    most: int = 60
+    fewest: int = 5  # cells of an image: where they have no room at scale 1 they are drawn smaller
+    spread: float = 0.15  # log-normal variation between images of the size of cells
     binucleate: float = 0.05  # probability of a cell with two nuclei
     dim: float = 0.08  # probability of a cell that is weakly stained in every channel
     dividing: float = 0.012  # probability of a dividing cell where the image is not about the mitotic spindle
