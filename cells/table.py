@@ -2,6 +2,8 @@
 
 *Cells table*: one row a cell, in the original image's pixels: `Image,ImageID,CellID,ImageWidth,ImageHeight,
 PredictionString,x1,y1,x2,y2,...`, where `Image` is `<ImageID>+<CellID>` and `PredictionString` the mask as text.
+A row whose `keep` is 0 is a cell that was found but dropped (at the image's border): no stage is to see it, so
+`read_table` leaves it out.
 *Probabilities table*: `ImageID,CellID,<class names>`; CellID 0 stands for the image as a whole, cells count from 1.
 CSV by default, Parquet when the path ends in .parquet.
 """
@@ -45,7 +47,13 @@ def read_table(path: str | Path, columns: dict[str, type], key: Sequence[str] = 
         table[name] = _typed(table[name], kind, path)
     if key:
         check_unique(table, key, str(path))
-    return table
+    return _kept(table)
+
+
+def _kept(table: pd.DataFrame) -> pd.DataFrame:
+    if not {*KEY, "keep"} <= set(table):
+        return table
+    return table[table["keep"] != 0].reset_index(drop=True)
 
 
 def _read(path: Path, columns: dict[str, type]) -> pd.DataFrame:
@@ -85,13 +93,9 @@ def check_unique(table: pd.DataFrame, key: Sequence[str], name: str) -> None:
         raise UserError(f"{name} has the key {', '.join(key)} = {', '.join(map(str, values))} more than once")
 
 
-def read_cells(path: str | Path, columns: dict[str, type] = CELL_COLUMNS) -> pd.DataFrame:
-    """A cells table that has at least `columns`, unique in ImageID and CellID, without the rows whose `keep` is 0.
-
-    Those are the cells that segment.py found but its --edge_rule drops: no later stage is to see them.
-    """
-    table = read_table(path, {"ImageID": str, "CellID": int, **columns}, key=KEY)
-    return table[table["keep"] != 0].reset_index(drop=True) if "keep" in table else table
+def read_cells(path: str | Path) -> pd.DataFrame:
+    """A cells table, unique in ImageID and CellID."""
+    return read_table(path, CELL_COLUMNS, key=KEY)
 
 
 def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:
