@@ -7,6 +7,7 @@ the one two before it, in characters of 5 bits, lowest first, with a sixth bit t
 import base64
 import binascii
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco
@@ -53,6 +54,36 @@ def decode_rle(text: str, height: int, width: int) -> dict:
     UserError when the text is damaged or its runs do not add up to height x width pixels.
     """
     return {"size": [height, width], "counts": _read(text, height, width)[0]}
+
+
+def decode_rles(texts: Sequence[str], height: int, width: int) -> list[dict]:
+    """`decode_rle` of many masks of one image, checked all at once: several times as fast as one by one."""
+    counts = [_unpack(text, limit=2 * height * width + 16) for text in texts]
+    if counts and not _all_fit(counts, height * width):
+        return [decode_rle(text, height, width) for text in texts]  # says which one is wrong, and how
+    return [{"size": [height, width], "counts": own} for own in counts]
+
+
+def _all_fit(counts: Sequence[bytes], size: int) -> bool:
+    """Whether the run lengths in each of the COCO texts add up to `size` and none is below zero."""
+    ends = np.cumsum([len(own) for own in counts])
+    digits = np.frombuffer(b"".join(counts), np.uint8)
+    if not all(counts) or (digits[ends - 1] >= 80).any():  # a text must not end amid a number
+        return False
+    try:
+        values = _numbers(b"".join(counts))
+    except UserError:
+        return False
+    numbers = np.cumsum(digits < 80)[ends - 1]  # how many there are up to each text's end
+    owner = np.repeat(np.arange(len(counts)), np.diff(numbers, prepend=0))
+    place = np.arange(len(values)) - np.append(0, numbers)[owner]
+    chain = 3 * owner + np.where(place == 0, 0, 2 - place % 2)  # each number counts from the one two before it
+    order = np.argsort(chain, kind="stable")
+    sums = np.cumsum(values[order])
+    starts = np.flatnonzero(np.append(True, np.diff(chain[order]) > 0))
+    before = np.append(0, sums)[starts]
+    lengths = sums - np.repeat(before, np.diff(starts, append=len(sums)))
+    return bool((lengths >= 0).all() and (np.bincount(owner[order], lengths) == size).all())
 
 
 def _read(text: str, height: int, width: int) -> tuple[bytes, np.ndarray]:
@@ -109,6 +140,14 @@ def _to_characters(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 def _from_characters(text: bytes) -> np.ndarray:
     """Run lengths from COCO's characters; UserError when they are not such characters."""
+    values = _numbers(text)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _numbers(text: bytes) -> np.ndarray:
+    """The signed numbers that COCO's characters spell; UserError when they are not such characters."""
     digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] > 31:
         raise UserError("mask text is damaged: what it unpacks to are not COCO run lengths")
@@ -119,8 +158,6 @@ def _from_characters(text: bytes) -> np.ndarray:
         raise UserError("mask text is damaged: a run length in it is too long")
     values = np.add.reduceat((digits & 31) << (5 * place), first)
     values -= (digits[last] >> 4 & 1) << (5 * (place[last] + 1))  # the highest bit is the sign
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
     return values
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
-from cells.masks import decode_rle
+from cells.masks import decode_rles
 from common.errors import UserError, some
 from metrics.detection_map import DetectionMAP
 
@@ -88,9 +88,9 @@ def score_table(names: Sequence[str], scores: np.ndarray, truth: str, **counts: 
     return pd.concat([table, pd.DataFrame([last])], ignore_index=True)
 
 
-def _decode(texts: Iterable[str], size: tuple[int, int], where: str) -> list[dict]:
+def _decode(texts: Sequence[str], size: tuple[int, int], where: str) -> list[dict]:
     try:
-        return [decode_rle(text, *size) for text in texts]
+        return decode_rles(texts, *size)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
