@@ -66,7 +66,7 @@ class DetectionMAP:
         self.truths += labels.sum(axis=0)
         order = np.argsort(classes, kind="stable")
         names, starts = np.unique(classes[order], return_index=True)
-        for name, rows in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
+        for name, rows in zip(names.tolist(), np.split(order, starts)[1:], strict=True):
             hits = match(scores[rows], overlaps[rows][:, labels[:, name]], self.threshold)
             self._scores[name].append(scores[rows])
             self._hits[name].append(hits)
