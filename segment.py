@@ -44,9 +44,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache_dir", required=True, help="folder for label images and what is done")
     parser.add_argument("--competition", default="hpa", help="default: hpa")
     parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
-    parser.add_argument("--finder", default="watershed", help=f"one of: {', '.join(FINDERS)}")
-    parser.add_argument("--nuc_model", help="weights of the finder's nuclei network")
-    parser.add_argument("--cell_model", help="weights of the finder's cell network")
+    parser.add_argument(
+        "--finder", help=f"one of: {', '.join(FINDERS)}; default: hpacellseg with weights, watershed without"
+    )
+    parser.add_argument("--nuc_model", help="hpacellseg: weights of the nuclei's network, dpn_unet_nuclei_v1.pth")
+    parser.add_argument("--cell_model", help="hpacellseg: weights of the cells' network, dpn_unet_cell_3ch_v1.pth")
+    parser.add_argument(
+        "--label_scale", type=float, default=1.0,
+        help="hpacellseg: share of the image's size at which to label; 0.25 is faster and less exact; default: 1",
+    )  # fmt: skip
+    parser.add_argument("--gpu_id", default="0", help="hpacellseg: a GPU, or cpu; without any GPU the CPU is used")
     parser.add_argument(
         "--edge_rule", default="published", choices=[*RULES, "none"],
         help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
@@ -62,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Do what is not done, then write the table of all that is."""
     args = get_args_parser().parse_args(argv)
     sizes = read_sizes(args)
+    args.finder = args.finder or ("hpacellseg" if args.nuc_model or args.cell_model else "watershed")
     finder = choose(FINDERS, args.finder, "--finder")(args)
+    if finder.about:
+        say(finder.about)
     job, workers = make_job(args, finder), count_workers(args.workers)
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in (job.cache, job.crops, job.images)}):
@@ -109,9 +119,10 @@ def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     """The run's settings and folders, checked."""
     if args.img_size < 1:
         raise UserError(f"--img_size {args.img_size} must be 1 or more")
+    settings = {name: getattr(args, name) for name in ("competition", "finder", "edge_rule", "img_size")}
     return Job(
         label=finder.label,
-        settings={name: getattr(args, name) for name in ("competition", "finder", "edge_rule", "img_size")},
+        settings=settings | (finder.settings or {}),
         competition=args.competition,
         edge_rule=args.edge_rule,
         img_size=args.img_size,

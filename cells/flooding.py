@@ -1,7 +1,8 @@
 """Marker-based watersheds in linear time, compiled.
 
 `flood` gives what `skimage.segmentation.watershed(-height, markers, mask=region)` does on 8-bit heights, `split` what
-it does on a flat image with `watershed_line=True`. Instead of a heap they use one queue a level (split: one in all).
+it does on a flat image with `watershed_line=True` (from version 0.25 on; before, a flood that had come over a saddle
+filled the whole basin behind it at once). Instead of a heap they use one queue a level (split: one in all).
 """
 
 import numpy as np

@@ -1,20 +1,18 @@
-"""The finder `hpacellseg`: the HPA Cell Segmentator from its two published weight files, without its package.
+"""The networks of the finder `hpacellseg`: the HPA Cell Segmentator's two weight files, without its package.
 
-Both networks see a quarter of the image's size; their probabilities are brought back to the size at which the cells
-are labelled (`cells.segmentator_labels`). Images of any size, square or not, 8 or 16 bits.
+Both see a quarter of the image's size; `cells.segmentator_labels` makes cells of what they say. Images of any size,
+square or not, 8 or 16 bits.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from cells.segmentator_labels import PUBLISHED, Rules, label_cells
+from cells.segmentator_labels import Prediction
 from common.errors import UserError
 from common.foreign import read_state
 from models.dpn_unet import STRIDE, dpn_unet, reflect
@@ -27,38 +25,27 @@ SOURCE = "https://zenodo.org/record/4665863"
 FILES = {"--nuc_model": "dpn_unet_nuclei_v1.pth", "--cell_model": "dpn_unet_cell_3ch_v1.pth"}
 
 
-class Prediction(NamedTuple):
-    """What the networks say of an image, at a quarter of its size: uint8 (h, w, 2), border and interior, 255 = 1."""
-
-    nuclei: np.ndarray
-    cells: np.ndarray
-
-
 class Segmentator:
     """The two networks on a device.
 
-    nuc_model, cell_model: weight files (a state dict or the published pickles); label_scale: side of the labelled
-    image / side of the image, 0..1; mixed_precision: float16 where the device is a GPU.
+    nuc_model, cell_model: weight files (state dicts or the published pickles); batch_size: images of one size that go
+    through together, fewer where the memory does not suffice; mixed_precision: float16 where the device is a GPU.
     """
 
     def __init__(
         self,
-        nuc_model: str | Path,
-        cell_model: str | Path,
-        label_scale: float = 1,
+        nuc_model: str | Path | None,
+        cell_model: str | Path | None,
         device: str | torch.device = "cpu",
         batch_size: int = 4,
         mixed_precision: bool = True,
     ):
-        if not 0 < label_scale <= 1:
-            raise UserError(f"--label_scale {label_scale} must be above 0 and at most 1")
-        self.rules = Rules(scale=label_scale)
         self.device, self.batch_size = torch.device(device), batch_size
         self.half = mixed_precision and self.device.type == "cuda"
         self.nuclei_net = self._load(nuc_model, "--nuc_model")
         self.cell_net = self._load(cell_model, "--cell_model")
 
-    def _load(self, path: str | Path, flag: str) -> nn.Module:
+    def _load(self, path: str | Path | None, flag: str) -> nn.Module:
         if not path or not Path(path).exists():
             lacks = f"{path} is not there" if path else "it is not given"
             raise UserError(f"the finder hpacellseg needs {flag}, but {lacks}; download {FILES[flag]} from {SOURCE}")
@@ -75,20 +62,30 @@ class Segmentator:
         for indices in by_shape.values():
             for first in range(0, len(indices), self.batch_size):
                 batch = indices[first : first + self.batch_size]
-                inputs = torch.stack([shrink(images[index][..., INPUT], self.device) for index in batch])
-                nuclei = self._probabilities(self.nuclei_net, inputs[:, [2, 2, 2]])
-                cells = self._probabilities(self.cell_net, inputs)
-                found.update(zip(batch, map(Prediction, nuclei, cells), strict=True))
+                found.update(zip(batch, self._predict([images[index] for index in batch]), strict=True))
         return [found[index] for index in range(len(images))]
+
+    def _predict(self, images: list[np.ndarray]) -> list[Prediction]:
+        """The predictions of images of one size: together, or by halves where the GPU's memory does not suffice."""
+        try:
+            inputs = torch.stack([shrink(image[..., INPUT], self.device) for image in images])
+            nuclei = self._probabilities(self.nuclei_net, inputs[:, [2, 2, 2]])
+            return list(map(Prediction, nuclei, self._probabilities(self.cell_net, inputs)))
+        except torch.cuda.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        half = len(images) // 2
+        return self._predict(images[:half]) + self._predict(images[half:])
 
     def _probabilities(self, net: nn.Module, planes: torch.Tensor) -> np.ndarray:
         """(N, 3, h, w) of values 0..1 to uint8 (N, h, w, 2): border, interior."""
         height, width = planes.shape[2:]
-        mean = planes.new_tensor(MEAN)[:, None, None]
-        padded = (planes - mean) / STD
+        padded = (planes - planes.new_tensor(MEAN)[:, None, None]) / STD
         for axis in (2, 3):
             padded = reflect(padded, axis, MARGIN, STRIDE - padded.shape[axis] % STRIDE)
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            logits = net(padded)
+        if self.half and not logits.isfinite().all():  # beyond what float16 can hold
             logits = net(padded)
         cut = logits[..., MARGIN : MARGIN + height, MARGIN : MARGIN + width].float()
         return (255 * cut.softmax(dim=1)[:, 1:3]).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -127,17 +124,3 @@ def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
     period = max(2 * size - 2, 1)
     index = index % period
     return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
-
-
-def label(image: np.ndarray, prediction: Prediction, rules: Rules = PUBLISHED) -> tuple[np.ndarray, np.ndarray]:
-    """Cells and nuclei of an image (H, W, 4) from its prediction: two label images, int32 (H, W), of the full size.
-
-    The labelling runs at `rules.scale` of the image's size; its labels are enlarged by repeating pixels.
-    """
-    height, width = image.shape[:2]
-    size = max(1, round(width * rules.scale)), max(1, round(height * rules.scale))
-    planes = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in prediction]
-    labels = label_cells(*planes, rules)
-    if size == (width, height):
-        return labels
-    return tuple(cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST) for plane in labels)

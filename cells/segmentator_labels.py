@@ -45,6 +45,27 @@ class Rules(NamedTuple):
 PUBLISHED = Rules()
 
 
+class Prediction(NamedTuple):
+    """What the networks say of an image, at a quarter of its size: uint8 (h, w, 2), border and interior, 255 = 1."""
+
+    nuclei: np.ndarray
+    cells: np.ndarray
+
+
+def label_image(image: np.ndarray, prediction: Prediction, rules: Rules = PUBLISHED) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and nuclei of an image (H, W, 4) from its prediction: two label images, int32 (H, W), of the full size.
+
+    The prediction is brought to `rules.scale` of the image's size and labelled there (see `label_cells`); pixels are
+    repeated both then, as published, and to enlarge the labels.
+    """
+    height, width = image.shape[:2]
+    size = max(1, round(width * rules.scale)), max(1, round(height * rules.scale))
+    labels = label_cells(*(cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in prediction), rules)
+    if size == (width, height):
+        return labels
+    return tuple(cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST) for plane in labels)
+
+
 def label_cells(nuclei: np.ndarray, cells: np.ndarray, rules: Rules = PUBLISHED) -> tuple[np.ndarray, np.ndarray]:
     """Cells and their nuclei of one image: two label images, int32 (H, W), ids from 1 without gaps, 0 = background.
 

@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and folders that one process at a time may write."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,12 @@ def safe_name(name: str, what: str) -> str:
     if not name or name in {".", ".."} or any(char in name for char in "/\\\0"):
         raise UserError(f"{what} {name!r} cannot be a file name: it must not be empty, '.', '..' or hold / or \\")
     return name
+
+
+def digest(path: str | Path) -> str:
+    """A text that is the same for files of the same content, whatever their name and age."""
+    known = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            known.update(block)
+    return known.hexdigest()

@@ -92,7 +92,7 @@ class Doubling(nn.Module):
         return self.layer(x)
 
 
-def encoder_stages(in_channels: int) -> nn.ModuleList:
+def encoder_stages(in_channels: int = 3) -> nn.ModuleList:
     """DPN-92 without its classifier as five stages, with FILTERS channels at strides 2, 4, 8, 16 and 32."""
     stem = nn.Conv2d(in_channels, FILTERS[0], 7, stride=2, padding=3, bias=False)
     stages = [nn.Sequential(stem, nn.BatchNorm2d(FILTERS[0], eps=0.001), nn.ReLU(inplace=True))]
@@ -152,30 +152,25 @@ def reflect(images: torch.Tensor, axis: int, before: int, after: int) -> torch.T
 
 
 def dpn_unet(weights: dict[str, torch.Tensor], source: str) -> DpnUnet:
-    """The network with `weights` (from `source`, for messages), ready to predict; classes and channels as they are.
+    """The network with `weights` (from `source`, for messages), ready to predict.
 
     UserError when a weight is missing, superfluous or of another shape. Old files lack the batch norms' counters.
     """
-    own = _empty(3, 3).state_dict()
+    with torch.device("meta"):  # shapes without memory
+        net = DpnUnet()
+    own = net.state_dict()
     counters = {name: torch.tensor(0) for name in own if name.endswith("num_batches_tracked")}
     missing = own.keys() - counters.keys() - weights.keys()
     extra = weights.keys() - own.keys()
     if missing or extra:
+        lacks = f"it lacks {some(sorted(missing))}" if missing else f"it also has {some(sorted(extra))}"
         raise UserError(
-            f"{source} does not hold a DPN-92 U-Net of the HPA Cell Segmentator: it lacks {len(missing)} of its "
-            f"{len(own) - len(counters)} weights ({some(sorted(missing))}) and has {len(extra)} others "
-            f"({some(sorted(extra))}); dpn_unet_nuclei_v1.pth or dpn_unet_cell_3ch_v1.pth is right"
+            f"{source} does not hold the weights of the HPA Cell Segmentator's DPN-92 U-Net: {lacks}; "
+            "dpn_unet_nuclei_v1.pth or dpn_unet_cell_3ch_v1.pth is right"
         )
-    net = _empty(len(weights["final.0.weight"]), weights["encoder_stages.0.0.weight"].shape[1:2].numel())
-    for name, value in net.state_dict().items():
-        if name in weights and weights[name].shape != value.shape:
-            shapes = f"{tuple(weights[name].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"{source}: the weight {name} has the shape {shapes}, as a DPN-92 U-Net has")
+    for name in own.keys() & weights.keys():
+        if weights[name].shape != own[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            raise UserError(f"{source}: the weight {name} has the shape {shapes} as in a DPN-92 U-Net of 3 classes")
     net.load_state_dict({**counters, **weights}, assign=True)
     return net.float().requires_grad_(False).eval()
-
-
-def _empty(classes: int, in_channels: int) -> DpnUnet:
-    """The network's shapes without memory for its weights."""
-    with torch.device("meta"):
-        return DpnUnet(classes, in_channels)

@@ -149,11 +149,9 @@ def _directions(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def matched_iou(found: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the truth's labels of the best IoU with a found label; 1 when both are empty."""
+    """Mean over the truth's labels of the best IoU with a found label; when it has none: 1 if none is found, else 0."""
     counts = np.zeros((truth.max() + 1, found.max() + 1))
     np.add.at(counts, (truth.ravel(), found.ravel()), 1)
     union = counts.sum(0) + counts.sum(1)[:, None] - counts
-    iou = (counts / np.maximum(union, 1))[1:, 1:]
-    if not iou.size:
-        return float(iou.shape[0] == iou.shape[1])
-    return float(iou.max(axis=1).mean())
+    best = (counts / np.maximum(union, 1))[1:, 1:].max(axis=1, initial=0)[counts[1:].sum(axis=1) > 0]
+    return float(best.mean() if len(best) else not found.any())
