@@ -77,7 +77,7 @@ def _typed(column: pd.Series, kind: type, path: Path) -> pd.Series:
     numbers = pd.to_numeric(column, errors="coerce")
     bad = ~np.isfinite(numbers.to_numpy(float))
     if kind is int:
-        bad |= numbers.to_numpy(float) % 1 != 0
+        bad |= numbers.to_numpy(float) != np.floor(numbers.to_numpy(float))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         right = "a whole number" if kind is int else "a finite number"
