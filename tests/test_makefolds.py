@@ -1,0 +1,111 @@
+"""Folds: every image once, labels spread evenly, cells with their image, the same seed the same folds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import makefolds
+from common.errors import UserError
+from competitions import hpa
+
+
+def write_train(folder: Path, images: int = 60) -> Path:
+    generator = np.random.default_rng(0)
+    labels = ["|".join(map(str, generator.choice(19, generator.integers(1, 4), replace=False))) for _ in range(images)]
+    path = folder / "train.csv"
+    pd.DataFrame({"ID": [f"image{n}" for n in range(images)], "Label": labels}).to_csv(path, index=False)
+    return path
+
+
+def folds_of(folder: Path, *flags: str) -> pd.DataFrame:
+    makefolds.main(["--metadata", str(folder / "train.csv"), "--folds_dir", str(folder / "cv"), *flags])
+    return pd.read_csv(next((folder / "cv").glob("*/images.csv")))
+
+
+def test_every_image_is_in_one_fold(tmp_path: Path, capsys) -> None:
+    train = hpa.read_labels(write_train(tmp_path))
+    table = folds_of(tmp_path, "--split_name", "random_folds5")
+    assert table.columns.tolist() == ["ID", "Label", "Fold"]
+    assert table[["ID", "Label"]].astype(str).to_numpy().tolist() == train.to_numpy().tolist()
+    assert sorted(table["Fold"].unique()) == [0, 1, 2, 3, 4]
+    shown = capsys.readouterr().out
+    assert "fold4" in shown
+    assert "18:Negative" in shown
+    assert "images" in shown
+    assert [path.name for path in (tmp_path / "cv" / "random_folds5").iterdir()] == ["images.csv"]
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    first, again = (folds_of(tmp_path, "--seed", "1") for _ in range(2))
+    assert first.equals(again)
+    assert not first.equals(folds_of(tmp_path, "--seed", "2"))
+
+
+def test_number_of_folds() -> None:
+    assert makefolds.number_of_folds(None, "random_folds10") == 10
+    assert makefolds.number_of_folds(3, "random_folds10") == 3
+    with pytest.raises(UserError, match="does not end in a number of folds"):
+        makefolds.number_of_folds(None, "mine")
+    with pytest.raises(UserError, match="at least 2"):
+        makefolds.number_of_folds(None, "random_folds1")
+
+
+def write_cells(folder: Path, images: list[str]) -> Path:
+    rows = [(f"{name}+{cell}", name, cell) for name in images for cell in (1, 2)]
+    pd.DataFrame(rows, columns=["Image", "ImageID", "CellID"]).to_csv(folder / "cells.csv", index=False)
+    return folder / "cells.csv"
+
+
+def test_cells_follow_their_image(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    cells = write_cells(tmp_path, ["image7", "image3"])
+    images = folds_of(tmp_path, "--split_name", "x4", "--cell_metadata", str(cells)).set_index("ID")
+    table = pd.read_csv(tmp_path / "cv" / "x4" / "cells.csv")
+    assert table.columns.tolist() == ["Image", "ImageID", "CellID", "Label", "Fold"]
+    assert table["Image"].tolist() == ["image7+1", "image7+2", "image3+1", "image3+2"]
+    for column in ("Label", "Fold"):
+        assert table[column].astype(str).tolist() == images.loc[table["ImageID"], column].astype(str).tolist()
+
+
+def test_cells_of_an_unknown_image_are_refused(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    with pytest.raises(UserError, match=r"train\.csv has no row for other"):
+        folds_of(tmp_path, "--cell_metadata", str(write_cells(tmp_path, ["image7", "other"])))
+    assert not (tmp_path / "cv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("ID\na\n", [], "lacks the column Label"),
+        ("ID,Label\na,19\n", [], "row 2: Label '19' must be class indices 0 to 18"),
+        ("ID,Label\na,\n", [], "row 2: Label '' must be class indices"),
+        ("ID,Label\na,1\na,2\n", [], "ID = a more than once"),
+        ("ID,Label\na,1\nb,2\n", ["--n_folds", "3"], "2 images, which is fewer than 3 folds"),
+        ("ID,Label\n", [], "0 images"),
+        ("ID,Label\na,1\nb,2\n", ["--split_name", "../out5"], "cannot be a file name"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path: Path, text: str, flags: list[str], message: str) -> None:
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        folds_of(tmp_path, *flags)
+    assert not (tmp_path / "cv").exists()
+
+
+def test_the_competitions_whole_table(real_data: Path, tmp_path: Path) -> None:
+    train = real_data / "hpa" / "full_tables" / "train.csv"
+    makefolds.main(["--metadata", str(train), "--folds_dir", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "random_folds10" / "images.csv")
+    assert len(table) == 21_806
+    assert not table["Label"].str.split("|").map(lambda parts: len(parts) != len(set(parts))).any()
+    hot = hpa.multi_hot(table["Label"])
+    assert hot.sum(axis=0).astype(int).tolist() == [
+        8797, 1095, 2451, 1262, 1425, 1792, 775, 1846, 964, 998, 818, 78, 1734, 3111, 2013, 252, 5685, 593, 34,
+    ]  # fmt: skip
+    counts = np.array([hot[table["Fold"] == fold].sum(axis=0) for fold in range(10)])
+    assert (np.ptp(counts, axis=0) <= 2).all()  # each label as evenly as whole images allow
+    assert table["Fold"].value_counts().between(2_050, 2_310).all()
