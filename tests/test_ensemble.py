@@ -1,0 +1,318 @@
+"""ensemble.py: the published rules by hand and against loops, the submission's form, the score, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score
+
+import ensemble
+import evaluate
+from cells.combine import combine, ranks, weighted_mean
+from cells.masks import encode_mask
+from cells.triples import parse_triples, read_rows
+from common.errors import UserError
+from competitions.hpa import CLASSES, NEGATIVE
+
+IMAGES = {"b": (9, 8), "empty": (6, 6), "a": (8, 8)}  # width, height, in the sample's order
+CELLS = [("a", 1), ("a", 2), ("b", 3), ("b", 1), ("a", 5)]
+TABLES = {"one.csv": ("cell", 0.4), "two.csv": ("cell", 0.6), "image.csv": ("image", 1.0)}
+
+
+def cell_mask(image: str, cell: int) -> str:
+    width, height = IMAGES[image]
+    mask = np.zeros((height, width), bool)
+    mask[cell : cell + 1, 1:6] = True
+    return encode_mask(mask)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three tables of probabilities, their configuration, a cells table, a sample submission, truths."""
+    sizes = pd.DataFrame([(name, *size, f"0 1 {name}") for name, size in IMAGES.items()],
+                         columns=["ID", "ImageWidth", "ImageHeight", "PredictionString"])  # fmt: skip
+    sizes.to_csv(tmp_path / "sample.csv", index=False)
+    cells = pd.DataFrame(
+        [(f"{image}+{cell}", image, cell, *IMAGES[image], cell_mask(image, cell)) for image, cell in CELLS],
+        columns=["Image", "ImageID", "CellID", "ImageWidth", "ImageHeight", "PredictionString"],
+    )
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    (tmp_path / "out").mkdir()
+    generator = np.random.default_rng(0)
+    for name, (kind, _) in TABLES.items():
+        keys = CELLS[::-1] if kind == "cell" else [("a", 0), ("b", 0), ("empty", 0)]  # not in the cells table's order
+        table = pd.DataFrame(generator.random((len(keys), 19)).round(6), columns=list(CLASSES))
+        table.insert(0, "CellID", [cell for _, cell in keys])
+        table.insert(0, "ImageID", [image for image, _ in keys])
+        table.to_csv(tmp_path / "out" / name, index=False)
+    write_config(tmp_path)
+    return tmp_path
+
+
+def write_config(data: Path) -> None:
+    rows = [(name, kind, *[weight] * len(CLASSES)) for name, (kind, weight) in TABLES.items()]
+    pd.DataFrame(rows, columns=["Predictions", "Type", *CLASSES]).to_csv(data / "mix.csv", index=False)
+
+
+def keep(data: Path, kind: str) -> None:
+    """Leave only one kind of table in the configuration."""
+    config = pd.read_csv(data / "mix.csv")
+    config[config["Type"] == kind].to_csv(data / "mix.csv", index=False)
+
+
+def run(data: Path, *flags: str) -> pd.DataFrame:
+    ensemble.main([
+        str(data / "mix.csv"), "--dataset", "test", "--submission", "1", "--rank", "0", "--meta_csv",
+        str(data / "sample.csv"), "--cell_meta_csv_path", str(data / "cells.csv"), "--out_path", str(data / "out"),
+        "--add_datetime", "0", "--batch_size", "100", *flags,
+    ])  # fmt: skip
+    return pd.read_csv(data / "out" / "ensemble_mix.csv")
+
+
+def probs_of(data: Path, name: str) -> dict[tuple[str, int], np.ndarray]:
+    table = pd.read_csv(data / "out" / name)
+    return {(row["ImageID"], row["CellID"]): row[list(CLASSES)].to_numpy(float) for _, row in table.iterrows()}
+
+
+def published(data: Path, key: tuple[str, int]) -> np.ndarray:
+    """The rules of the write-up, in words for one cell."""
+    cell = 0.4 * probs_of(data, "one.csv")[key] + 0.6 * probs_of(data, "two.csv")[key]
+    image = probs_of(data, "image.csv")[key[0], 0]
+    result = cell * image
+    result[NEGATIVE] = max(cell[NEGATIVE], image[NEGATIVE])
+    result[:NEGATIVE] *= 1 - result[NEGATIVE]
+    return result
+
+
+def test_the_published_rules(data: Path) -> None:
+    table = run(data)
+    assert list(zip(table["ImageID"], table["CellID"], strict=True)) == CELLS
+    np.testing.assert_allclose(table[list(CLASSES)], [published(data, key) for key in CELLS], atol=1e-7)
+
+
+def test_the_submission(data: Path) -> None:
+    run(data)
+    rows = list(read_rows(data / "out" / "submission_mix.csv"))
+    assert [(row.id, row.width, row.height) for row in rows] == [(name, *size) for name, size in IMAGES.items()]
+    assert rows[1].text == "0 1 empty"  # no cells: the sample's own placeholder
+    for row in (rows[0], rows[2]):
+        classes, scores, masks = parse_triples(row.text, 19, row.id)
+        cells = [cell for image, cell in CELLS if image == row.id]
+        assert classes.tolist() == list(range(19)) * len(cells)
+        assert masks == [cell_mask(row.id, cell) for cell in cells for _ in range(19)]
+        expected = np.concatenate([published(data, (row.id, cell)) for cell in cells])
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_by_hand() -> None:
+    cell = np.array([[0.8, 0.2, 0.1]])
+    image = np.array([[0.5, 0.5, 0.4]])
+    np.testing.assert_allclose(combine(cell, image, 2), [[0.4 * 0.6, 0.1 * 0.6, 0.4]])
+    np.testing.assert_allclose(combine(cell, image, 2, penalty=False), [[0.4, 0.1, 0.4]])
+    np.testing.assert_allclose(combine(cell, image, 2, negative_how="own", penalty=False), [[0.4, 0.1, 0.04]])
+    np.testing.assert_allclose(combine(cell, image, 2, "mean", "own", False), [[0.65, 0.35, 0.25]])
+    np.testing.assert_allclose(combine(cell, None, 2), [[0.72, 0.18, 0.1]])
+    np.testing.assert_allclose(combine(None, image, 2, penalty=False), image)
+    np.testing.assert_allclose(combine(cell, image, None), cell * image)
+    assert cell.tolist() == [[0.8, 0.2, 0.1]]  # the arguments stay as they are
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_a_weighted_mean_lies_between_its_tables(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    tables = [generator.random((6, 3)) for _ in range(count)]
+    weights = generator.random((count, 3)) + 1e-3
+    mean = weighted_mean(tables, weights)
+    assert (mean >= np.min(tables, axis=0) - 1e-12).all()
+    assert (mean <= np.max(tables, axis=0) + 1e-12).all()
+    np.testing.assert_allclose(mean, weighted_mean(tables, 7 * weights))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
+@settings(max_examples=20, deadline=None)
+def test_ranks_are_scipys(seed: int, rows: int) -> None:
+    values = np.random.default_rng(seed).integers(8, size=(rows, 3)) / 7
+    np.testing.assert_allclose(ranks(values), (rankdata(values, axis=0) - 1) / (rows - 1))
+    assert ranks(values[:1]).tolist() == [[0.5] * 3]
+
+
+@pytest.mark.parametrize("kind", ["cell", "image"])
+def test_one_kind_alone(data: Path, kind: str) -> None:
+    keep(data, kind)
+    table = run(data, "--negative_penalty", "0")
+    if kind == "image":
+        expected = [probs_of(data, "image.csv")[image, 0] for image, _ in CELLS]
+    else:
+        expected = [0.4 * probs_of(data, "one.csv")[key] + 0.6 * probs_of(data, "two.csv")[key] for key in CELLS]
+    np.testing.assert_allclose(table[list(CLASSES)], expected, atol=1e-7)
+
+
+def test_mean_without_negative_rules(data: Path) -> None:
+    table = run(data, "--combine", "mean", "--negative", "own", "--negative_penalty", "0")
+    cell = [0.4 * probs_of(data, "one.csv")[key] + 0.6 * probs_of(data, "two.csv")[key] for key in CELLS]
+    image = [probs_of(data, "image.csv")[image, 0] for image, _ in CELLS]
+    np.testing.assert_allclose(table[list(CLASSES)], (np.array(cell) + image) / 2, atol=1e-7)
+
+
+def test_weights_are_for_each_class(data: Path) -> None:
+    config = pd.read_csv(data / "mix.csv")
+    config[CLASSES[3]] = [0, 5, 2.0]
+    config.to_csv(data / "mix.csv", index=False)
+    keep(data, "cell")
+    table = run(data, "--negative_penalty", "0")
+    np.testing.assert_allclose(table[CLASSES[3]], [probs_of(data, "two.csv")[key][3] for key in CELLS], atol=1e-7)
+
+
+def test_ranks_instead_of_probabilities(data: Path) -> None:
+    keep(data, "image")
+    table = run(data, "--rank", "1", "--negative_penalty", "0")
+    values = pd.read_csv(data / "out" / "image.csv")[list(CLASSES)].to_numpy()
+    own = dict(zip(("a", "b", "empty"), (rankdata(values, axis=0) - 1) / 2, strict=True))
+    np.testing.assert_allclose(table[list(CLASSES)], [own[image] for image, _ in CELLS], atol=1e-7)
+
+
+def test_where_tables_are_looked_for(data: Path) -> None:
+    expected = run(data)
+    (data / "elsewhere").mkdir()
+    for name in ("one.csv", "two.csv"):
+        (data / "out" / name).rename(data / name)  # beside the configuration
+    (data / "out" / "image.csv").rename(data / "elsewhere" / "image.csv")
+    config = pd.read_csv(data / "mix.csv")
+    config["Predictions"] = ["one.csv", "two.csv", str(data / "elsewhere" / "image.csv")]
+    config.to_csv(data / "mix.csv", index=False)
+    assert run(data).equals(expected)
+    (data / "one.csv").rename(data / "elsewhere" / "one.csv")
+    assert run(data, "--tables_path", str(data / "elsewhere")).equals(expected)
+
+
+def test_datetime_in_the_names(data: Path) -> None:
+    before = set((data / "out").iterdir())
+    with pytest.raises(FileNotFoundError):
+        run(data, "--add_datetime", "1")
+    (table, submission) = sorted(set((data / "out").iterdir()) - before)
+    assert table.match("ensemble_mix_????????_??????.csv")
+    assert submission.match("submission_mix_????????_??????.csv")
+
+
+def test_without_submission(data: Path) -> None:
+    run(data, "--submission", "0")
+    assert not (data / "out" / "submission_mix.csv").exists()
+
+
+def write_truth(data: Path) -> Path:
+    cells = pd.read_csv(data / "cells.csv").assign(Label=["0", "3|16", "0|5", "18", "16"])
+    cells.to_csv(data / "truth.csv", index=False)
+    with (data / "truth.csv").open("a") as file:
+        file.write("empty+0,empty,0,6,6,,\n")
+    return data / "truth.csv"
+
+
+def test_its_score_is_evaluates(data: Path, capsys) -> None:
+    truth = write_truth(data)
+    sample = (data / "sample.csv").read_text().replace("0 1 empty", "")  # a placeholder would be a detection
+    (data / "sample.csv").write_text(sample)
+    run(data, "--truth", str(truth))
+    said = capsys.readouterr().out.splitlines()
+    evaluate.main(["--submission", str(data / "out" / "submission_mix.csv"), "--truth", str(truth)])
+    scored = capsys.readouterr().out.splitlines()
+    assert said[2:-1] == scored[:-1]
+    assert said[-1].split()[-1] == scored[-1].split()[-1]
+
+
+def test_out_of_fold_scores_what_the_tables_hold(data: Path, capsys) -> None:
+    truth = write_truth(data)
+    pd.DataFrame({"ID": [*IMAGES, "other"], "Label": ["0|5|18", "18", "0|3|16", "7"]}).to_csv(
+        data / "train.csv", index=False
+    )
+    for name in TABLES:  # one fold has only image a
+        table = pd.read_csv(data / "out" / name)
+        table[table["ImageID"] == "a"].to_csv(data / "out" / name, index=False)
+    flags = ["--dataset", "valid", "--submission", "0", "--meta_csv", str(data / "train.csv")]
+    table = run(data, *flags, "--truth", str(truth))
+    assert list(zip(table["ImageID"], table["CellID"], strict=True)) == [key for key in CELLS if key[0] == "a"]
+    assert "mix against" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no row for b, 3"):
+        run(data)
+
+
+def test_score_against_image_labels(data: Path, capsys) -> None:
+    labels = {"b": "0|5", "empty": "18", "a": "0|3|16"}
+    pd.DataFrame(labels.items(), columns=["ID", "Label"]).to_csv(data / "train.csv", index=False)
+    table = run(data, "--dataset", "valid", "--submission", "0", "--meta_csv", str(data / "train.csv"),
+                "--truth", str(data / "train.csv"))  # fmt: skip
+    highest = table.groupby("ImageID")[list(CLASSES)].max().reindex(list(labels), fill_value=0)
+    scores = []
+    for index, name in enumerate(CLASSES):
+        target = [str(index) in label.split("|") for label in labels.values()]
+        if any(target):
+            scores.append(average_precision_score(target, highest[name]))
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"{np.mean(scores):.4f}")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("mix.csv", "two.csv", "three.csv", r"mix\.csv names the table 'three\.csv', which is not there: looked for"),
+        ("mix.csv", "two.csv,cell", "two.csv,nucleus", r"row 3: Type 'nucleus' is not known; choose from: cell, image"),
+        ("mix.csv", "Type", "Kind", "lacks the column Type"),
+        ("mix.csv", CLASSES[7], "7:Golgi", f"lacks the column {CLASSES[7]}"),
+        ("mix.csv", "image,1.0", "image,0", f"the image weights of {CLASSES[0]} sum to zero"),
+        ("mix.csv", "cell,0.4", "cell,-0.4", f"row 2: the weight of {CLASSES[0]} is below zero"),
+        ("mix.csv", "cell,0.4", "cell,", rf"row 2, column {CLASSES[0]}"),
+        ("mix.csv", "two.csv,cell", "two.csv,image", "CellID not 0"),
+        ("mix.csv", "image.csv,image", "image.csv,cell", r"image\.csv has no row for a, 1"),
+        ("out/one.csv", "b,3,", "b,4,", r"one\.csv has no row for b, 3"),
+        ("out/one.csv", "b,3,", "b,1,", r"one\.csv has the key ImageID, CellID = b, 1 more than once"),
+        ("out/one.csv", "a,5,0", "a,5,nan0", r"one\.csv row 2, column 0:Nucleoplasm"),
+        ("out/one.csv", "a,5,0", "a,5,7", "is not a probability"),
+        ("out/image.csv", "b,0", "c,0", r"image\.csv has the image c, which .*sample\.csv lacks"),
+        ("out/image.csv", "b,0", "b,1", "CellID not 0"),
+        ("cells.csv", "b,3,9", "b,3,10", "image b has another size in sample_submission"),
+        ("cells.csv", "b,3", "b,7", r"has no row for b, 7"),
+        ("cells.csv", "a,2", "a,1", "ImageID, CellID = a, 1 more than once"),
+        ("cells.csv", ",a,2", ",z,2", r"cells\.csv has the image z, which"),
+        ("sample.csv", "PredictionString", "Prediction", "are right"),
+    ],
+)
+def test_bad_input_is_refused(data: Path, file: str, old: str, new: str, message: str) -> None:
+    edit(data / file, old, new)
+    with pytest.raises(UserError, match=message):
+        run(data)
+    assert not list((data / "out").glob("submission_*"))
+
+
+def test_a_configuration_without_rows(data: Path) -> None:
+    (data / "mix.csv").write_text((data / "mix.csv").read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=r"mix\.csv names no table"):
+        run(data)
+
+
+def test_a_submission_needs_the_sample(data: Path) -> None:
+    pd.DataFrame({"ID": list(IMAGES), "Label": "0"}).to_csv(data / "train.csv", index=False)
+    with pytest.raises(UserError, match=r"--submission 1 needs sample_submission\.csv"):
+        run(data, "--meta_csv", str(data / "train.csv"))
+
+
+def test_an_empty_cells_table(data: Path) -> None:
+    (data / "cells.csv").write_text((data / "cells.csv").read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="has no cell"):
+        run(data)
+
+
+def test_the_shipped_configuration() -> None:
+    folder = Path(ensemble.__file__).parent / "ensemble_configs"
+    config = pd.read_csv(folder / "ensemble_kaggle016.csv")
+    assert config.columns.tolist() == ["Predictions", "Type", *CLASSES]
+    assert config["Type"].tolist() == ["cell", "cell", "image"]
+    assert (config[list(CLASSES)].to_numpy() == np.array([[0.4], [0.6], [1.0]])).all()
