@@ -66,7 +66,7 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
         ("ID,N\na,1.5\n", "row 2, column N: .*1.5.* is not a whole number"),
         ("ID,N\na,\n", "row 2, column N: .* is not a whole number"),
         ("ID,N\na,inf\n", "row 2, column N: .* is not a whole number"),
-        ("ID,N,N\na,1,2\n", "has the column N more than once"),
+        ("ID,N,N\na,1,2\n", "has the column N more than once|non-unique column"),
         ("ID,N\na,1,2\n", "cannot be read as a table"),
         ("ID,N\na\n", "cannot be read as a table"),
         ("", "cannot be read as a table"),
