@@ -456,6 +456,22 @@ def test_a_worker_that_dies_costs_its_own_task():
     assert all(ends[number] is None for number in (0, 1, 2, 5, 6, 7, 9))
 
 
+def find_or_die(image: np.ndarray, prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Stands for an image that is too large for the memory."""
+    if image.shape[0] == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return find_squares(image, prediction)
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_worker_is_skipped(data, tmp_path, monkeypatch, capsys):
+    draw(data / "train", "a", shape=(50, 50), boxes=())
+    monkeypatch.setitem(FINDERS, "squares", lambda args: Finder(find_or_die))
+    assert segment.main(flags(data, tmp_path / "out", "--workers", "2")) == 1
+    assert "skipped a: its worker process was killed; was there enough memory?" in capsys.readouterr().err
+    assert set(all_rows(tmp_path / "out")["ImageID"]) == {"b", "c"}
+
+
 def test_tasks_are_taken_as_needed():
     taken = []
     ends = run_each(len, ((taken.append(number) or "text",) for number in range(100)), 0)
