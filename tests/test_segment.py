@@ -398,6 +398,7 @@ def test_workers_change_nothing(data, tmp_path):
     assert files(tmp_path / "0") == files(tmp_path / "1") == files(tmp_path / "3")
 
 
+@pytest.mark.slow
 def test_exit_codes_and_messages(data, tmp_path):
     command = [sys.executable, str(ROOT / "segment.py")]
     run = partial(subprocess.run, capture_output=True, text=True, check=False, timeout=300)
