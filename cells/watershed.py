@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
+from cells.watershed_cytoplasm import spread
 from cells.watershed_nuclei import WIDTH, blur, find_nuclei, nuclear_width
 
 LOOK = 512  # longer side of the image in which the nuclei's width is measured, pixels
@@ -23,15 +23,17 @@ def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     work = reduce(image, working_factor(image))
     nuclei = find_nuclei(work[..., 2])
     scale=work.shape[0]*work.shape[1]/(shape[0]*shape[1])
-    nuclei = drop_small_nuclei(nuclei,NUCLEUS_AREA*scale)
-    cells = spread(work, nuclei)
+    nuclei = drop_small_nuclei(nuclei,NUCLEUS_AREA*scale,min(shape)>=1500)
+    if not nuclei.any():
+        return np.zeros(shape,np.int32),np.zeros(shape,np.int32)
+    cells = tidy(spread(work, nuclei),nuclei,CLOSE)
     return enlarge(cells, shape), enlarge(np.where(cells == nuclei, nuclei, 0), shape)
 
-def drop_small_nuclei(nuclei,limit):
+def drop_small_nuclei(nuclei,limit,native):
     a=np.bincount(nuclei.ravel()); a[0]=0
     ok=a[a>WIDTH**2*.15]
     if len(ok)==0: return np.zeros_like(nuclei)
-    lim=min(limit,.3*np.median(ok))
+    lim=limit if native else min(limit,.14*np.median(ok))
     k=a>=lim
     return np.where(k,np.cumsum(k),0)[nuclei].astype(np.int32)
 
@@ -51,14 +53,6 @@ def reduce(image: np.ndarray, factor: float) -> np.ndarray:
         values /= 257
     return cv2.resize(values, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
-def gradient(u):
-    return np.hypot(cv2.Sobel(u,cv2.CV_32F,1,0),cv2.Sobel(u,cv2.CV_32F,0,1))/8
-def spread(work, nuclei):
-    light = work[..., 0] + work[..., 3] + work[..., 2]
-    fg = (blur(light,1) > THRESHOLD) | (nuclei > 0)
-    u=np.log(blur(light,SIGMA)+2)
-    lab=watershed(GRADIENT*gradient(u)-u,nuclei,mask=fg)
-    return tidy(lab,nuclei,CLOSE)
 def tidy(lab,nuclei,r):
     out=np.zeros_like(nuclei)
     K=cv2.getStructuringElement(cv2.MORPH_ELLIPSE,(2*r+1,2*r+1))

@@ -15,7 +15,7 @@ WIDTH = 32  # of a nucleus in the working image: all other lengths go with it
 CONTRAST = 3  # grey levels of 255 that nuclei must stand above the background
 DIMMEST = 0.2  # of the typical nucleus' brightness: what is dimmer is no nucleus
 HALF = 0.45  # a nucleus ends where it falls below this part of its own brightness
-SPLIT = 0.68  # two parts of a region whose `Contact.unity` is below this are two nuclei
+SPLIT = 0.65  # two parts of a region whose `Contact.unity` is below this are two nuclei
 
 
 def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
@@ -49,7 +49,7 @@ def find_nuclei(blue: np.ndarray) -> np.ndarray:
     basins = watershed(-smooth, _peaks(smooth, mask), mask=mask)
     mask = (light > HALF * _brightness(smooth, basins)[basins]) & (basins > 0)
     mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    return split(ndimage.binary_fill_holes(mask), smooth)
+    return split(ndimage.binary_fill_holes(mask), light)
 
 
 def _above_otsu(plane: np.ndarray) -> np.ndarray:
@@ -83,18 +83,20 @@ class Contact(NamedTuple):
     """What two touching parts of a region look like.
 
     neck: width of their contact / width of the narrower part; dip: light at the contact / of the dimmer part;
-    balance: light of the dimmer / of the brighter part; size: area of the smaller part / of a typical nucleus, at most 1.
+    balance: light of the dimmer / of the brighter part; solidity: area of both / of their convex hull;
+    size: area of the smaller part / of a typical nucleus, at most 1.
     """
 
     neck: float
     dip: float
     balance: float
+    solidity: float
     size: float
 
     @property
     def unity(self) -> float:
         """How much the two look like one nucleus: about 1 when they do, the lower the less."""
-        return self.neck * self.dip * self.balance / self.size**0.25
+        return self.neck * self.dip * self.balance * self.solidity / self.size**0.25
 
 
 def split(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
@@ -141,8 +143,14 @@ def _contacts(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> dict[t
         dim, bright = sorted(float(np.percentile(light[mask], 75)) for mask in masks)
         contacts[tuple(pair.tolist())] = Contact(
             neck=depths[at].max() / min(depth[mask].max() for mask in masks),
-            dip=np.percentile(lights[at], 75) / dim,
+            dip=np.percentile(lights[at], 90) / dim,
             balance=dim / bright,
+            solidity=_solidity(masks[0] | masks[1]),
             size=min(1.0, min(mask.sum() for mask in masks) / WIDTH**2),
         )
     return contacts
+
+
+def _solidity(mask: np.ndarray) -> float:
+    hull = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))
+    return float(mask.sum() / cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1).sum())
