@@ -52,6 +52,11 @@ class Cell:
         """The cell without its nucleus, bool; of a dividing cell all of it."""
         return self.mask if self.dividing else self.mask & ~self.nucleus
 
+    @cached_property
+    def nuclear(self) -> np.ndarray:
+        """The nucleus as float32, 0 or 1."""
+        return self.nucleus.astype(np.float32)
+
     @property
     def slices(self) -> tuple[slice, slice]:
         """The box as rows and columns of the image (they may reach beyond it)."""

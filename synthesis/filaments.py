@@ -52,27 +52,25 @@ class _Field:
     def __init__(self, cell: Cell, growth: Growth):
         self.height, self.width = cell.mask.shape
         self.free = cell.cytoplasm.ravel()
-        shy, far = growth.shy * cell.scale, 60 * cell.scale
-        self.walls = []  # of edge and nucleus: the direction away from it, longer the nearer it is
+        self.stride = 2 if cell.scale > 0.5 else 1  # the distances are smooth: every second pixel is enough
+        shy, far, slope = growth.shy * cell.scale, 60 * cell.scale, 1 / (8 * self.stride)
+        self.walls, self.pull = [], None
         for away in (cell.to_edge, cell.to_nucleus):
-            near = np.sqrt(np.clip(1.05 - away / shy, 0, 1.05)) / 8
-            away = np.minimum(away, far)
-            parts = cv2.Sobel(away, cv2.CV_32F, 0, 1) * near, cv2.Sobel(away, cv2.CV_32F, 1, 0) * near
-            self.walls.append([part.ravel() for part in parts])
-        self.pull = None
+            away = np.minimum(away[:: self.stride, :: self.stride], far)
+            slopes = cv2.Sobel(away, cv2.CV_32F, 0, 1, scale=slope), cv2.Sobel(away, cv2.CV_32F, 1, 0, scale=slope)
+            near = np.sqrt(np.clip(1.05 - away / shy, 0, 1.05))  # of a wall: the direction away, longer when nearer
+            self.walls.append([(part * near).ravel() for part in slopes])
         if growth.outward:
-            away = np.minimum(cell.to_nucleus, far)
-            scale = growth.outward / 8
-            parts = cv2.Sobel(away, cv2.CV_32F, 0, 1, scale=scale), cv2.Sobel(away, cv2.CV_32F, 1, 0, scale=scale)
-            self.pull = [part.ravel() for part in parts]
-        self.axis = np.float32([np.sin(cell.axis), np.cos(cell.axis)]) * growth.along
+            self.pull = [growth.outward * part.ravel() for part in slopes]
+        self.narrow = away.shape[1]
+        self.axis = np.float32([np.sin(cell.axis), np.cos(cell.axis)]) * np.float32(growth.along)
 
     def look(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels' positions in the flat box, and whether threads may be there."""
-        row, column = y.astype(np.intp), x.astype(np.intp)
-        within = (row >= 0) & (row < self.height) & (column >= 0) & (column < self.width)
-        pixel = np.where(within, row * self.width + column, 0)
-        return pixel, within & self.free[pixel]
+        """The positions in the flat maps of walls and pull, and whether threads may be there."""
+        within = (y >= 0) & (x >= 0) & (y < self.height) & (x < self.width)
+        row, column = (y * within).astype(np.intp), (x * within).astype(np.intp)
+        free = within & self.free[row * self.width + column]
+        return row // self.stride * self.narrow + column // self.stride, free
 
     def steer(self, pixel: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The direction (dy, dx) turned by what is near, of length 1."""

@@ -14,7 +14,7 @@ from common.files import atomic
 from common.seeds import rng
 from competitions.hpa import CHANNELS
 from synthesis.cells import Cell, add_organelles, mark_contacts, paste, soft
-from synthesis.channels import MARGIN, Textures, draw_microtubules, draw_nucleus, draw_reticulum
+from synthesis.channels import MARGIN, Textures, draw_cytosol, draw_microtubules, draw_nucleus, draw_reticulum
 from synthesis.labels import MEMBRANE, NEGATIVE, SPINDLE, cell_classes, image_classes
 from synthesis.layout import Plan, in_view, place, plan_cell, rasterise
 from synthesis.patterns import PATTERNS, STRENGTH
@@ -128,32 +128,46 @@ def _plan(draw, request: Request, line: CellLine, count: int, scale: float, spin
 
 def _expose(draw: np.random.Generator, cells: list[Cell], shown: list[list[int]], request: Request) -> np.ndarray:
     """Stain the cells, then photograph them: uint8 (height, width, 4)."""
-    settings = request.settings
-    scale = cells[0].scale
+    settings, scale = request.settings, cells[0].scale
     textures = Textures(draw, request.height, request.width, scale)
     stains = np.zeros((4, request.height, request.width), np.float32)
-    light = {name: draw.uniform(*getattr(settings, name)) for name in (*CHANNELS, "haze")}
-    strength = {index: STRENGTH.get(index, 1.0) * draw.lognormal(0, 0.2) for index in PATTERNS}
-    if any(MEMBRANE in classes for classes in shown):
+    light = {name: draw.uniform(*getattr(settings, name)) for name in CHANNELS}
+    protein = _Protein(draw, light["green"], settings)
+    if MEMBRANE in {protein.ghost, *(index for classes in shown for index in classes)}:
         mark_contacts(cells)
     for cell, classes in zip(cells, shown, strict=True):
         cell.red = draw_microtubules(cell, textures, draw)
         cell.yellow = draw_reticulum(cell, textures, draw)
         blue = draw_nucleus(cell, textures, draw)
-        green = light["haze"] * draw.uniform(0.3, 1) * cell.mask * (1 + 0.3 * textures.at(cell, "fine"))
-        for index in classes:
-            amount = light["green"] * strength[index] * draw.lognormal(0, 0.25)
-            green = green + amount * PATTERNS[index](cell, textures, draw)
-        own = cell.dim * draw.lognormal(0, 0.2, 3)
-        for canvas, image, amount in zip(
-            stains,
-            (cell.red, green, blue, cell.yellow),
-            (light["red"] * own[0], cell.dim, light["blue"] * own[1], light["yellow"] * own[2]),
-            strict=True,
-        ):
-            paste(canvas, cell.top, cell.left, (amount * image).astype(np.float32))
+        green = protein.draw(cell, classes, textures, draw)
+        red, blue_light, yellow = (light[name] * draw.lognormal(0, 0.2) for name in ("red", "blue", "yellow"))
+        stained = (red * cell.red, green, blue_light * blue, yellow * cell.yellow)
+        for canvas, image in zip(stains, stained, strict=True):
+            paste(canvas, cell.top, cell.left, cell.dim * image)
     _add_specks(draw, stains[1], scale, settings, light["green"])
     return _photograph(draw, stains, scale, settings)
+
+
+class _Protein:
+    """What the green channel of one image shows: its patterns' strengths, and what no label mentions."""
+
+    def __init__(self, draw: np.random.Generator, light: float, settings: Settings):
+        self.vary = settings.vary
+        self.strength = {index: light * STRENGTH.get(index, 1.0) * draw.lognormal(0, 0.2) for index in PATTERNS}
+        self.haze = draw.uniform(*settings.haze)
+        self.nuclear = draw.uniform(0, 1.5)  # the haze over the nucleus, relative to the cytoplasm
+        self.ghost = int(draw.integers(NEGATIVE)) if draw.random() < settings.ghost else None
+        self.ghostly = draw.uniform(*settings.ghostly)
+
+    def draw(self, cell: Cell, classes: list[int], textures: Textures, rng: np.random.Generator) -> np.ndarray:
+        """The green light of one cell: float32, the cell's box."""
+        haze = draw_cytosol(cell, textures) + self.nuclear * soft(cell.nuclear, cell.scale)
+        green = self.haze * rng.lognormal(-0.3, 0.3) * haze
+        for index in classes:
+            green = green + self.strength[index] * rng.lognormal(0, self.vary) * PATTERNS[index](cell, textures, rng)
+        if self.ghost is not None:
+            green = green + self.ghostly * self.strength[self.ghost] * PATTERNS[self.ghost](cell, textures, rng)
+        return green.astype(np.float32)
 
 
 def _add_specks(draw: np.random.Generator, green: np.ndarray, scale: float, settings: Settings, light: float) -> None:

@@ -138,10 +138,9 @@ def _wobble(rng, points: int, size: float, modes: int = 6) -> np.ndarray:
 
 
 def _smooth(contour: np.ndarray, sigma: float) -> np.ndarray:
-    reach = np.arange(-8, 9)
-    weights = np.exp(-((reach / sigma) ** 2) / 2)
-    weights /= weights.sum()
-    return sum(weight * np.roll(contour, shift, axis=0) for weight, shift in zip(weights, reach, strict=True))
+    weights = np.exp(-((np.arange(-8, 9) / sigma) ** 2) / 2)
+    closed = np.pad(contour, ((8, 8), (0, 0)), mode="wrap")
+    return np.column_stack([np.convolve(part, weights / weights.sum(), mode="valid") for part in closed.T])
 
 
 def _turn(points: np.ndarray, angle: float) -> np.ndarray:
@@ -155,15 +154,9 @@ def _area(contour: np.ndarray) -> float:
 
 
 def in_view(plans: list[Plan], width: int, height: int) -> list[Plan]:
-    """The plans that can show in the image, and those that can take pixels from them."""
-    boxes = np.array([[plan.outline.min(axis=0), plan.outline.max(axis=0)] for plan in plans])
-    seen = _touching(boxes, np.array([[0, 0], [width, height]]))
-    near = [touches or _touching(boxes[seen], box).any() for touches, box in zip(seen, boxes, strict=True)]
-    return [plan for plan, keep in zip(plans, near, strict=True) if keep]
-
-
-def _touching(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    return ((boxes[:, 0] < box[1]) & (boxes[:, 1] > box[0])).all(axis=1)
+    """The plans that can show in the image."""
+    size = (width, height)
+    return [plan for plan in plans if (plan.outline.min(axis=0) < size).all() and (plan.outline.max(axis=0) > 0).all()]
 
 
 def rasterise(plans: list[Plan], scale: float) -> list[Cell]:
@@ -176,9 +169,11 @@ def rasterise(plans: list[Plan], scale: float) -> list[Cell]:
     kept = []
     for cell, plan in zip(cells, plans, strict=True):
         planned = np.count_nonzero(cell.nucleus)
-        _settle(cell, plan)
+        _settle(cell)
         if np.count_nonzero(cell.nucleus) > 0.6 * planned > 0:
             kept.append(cell)
+            if plan.dividing:
+                cell.poles = _poles(cell, plan)
     return kept
 
 
@@ -216,8 +211,7 @@ def _fill(shape: tuple[int, int], contours: list[np.ndarray]) -> np.ndarray:
 
 def _depth(cell: Cell, scale: float) -> np.ndarray:
     """How strongly a cell claims its pixels: its distance to the edge, and its nucleus with a rim above all."""
-    rim = cv2.dilate(cell.nucleus.view(np.uint8), disk(max(1, round(5 * scale))))
-    return distance(cell.mask) + np.float32(1e4) * rim
+    return distance(cell.mask) + np.float32(1e4) * (cell.to_nucleus < 5 * scale)
 
 
 def _contest(first: Cell, first_depth: np.ndarray, second: Cell, second_depth: np.ndarray) -> None:
@@ -235,15 +229,19 @@ def _contest(first: Cell, first_depth: np.ndarray, second: Cell, second_depth: n
         second.mask[two] &= ~both | ~wins
 
 
-def _settle(cell: Cell, plan: Plan) -> None:
+def _settle(cell: Cell) -> None:
     """Keep the part of a cell that holds most of its nucleus, and the nucleus inside the cell, in place."""
-    count, parts = cv2.connectedComponents(cell.mask.astype(np.uint8), connectivity=4, ltype=cv2.CV_16U)
+    count, parts = cv2.connectedComponents(cell.mask.view(np.uint8), connectivity=4, ltype=cv2.CV_16U)
     if count > 2:
         main = np.bincount(parts[cell.nucleus & cell.mask], minlength=count).argmax()
         cell.mask &= parts == main
-    inner = cv2.erode(cell.mask.astype(np.uint8), disk(max(1, round(2 * cell.scale))))
-    cell.nucleus &= inner > 0
-    if plan.dividing:
-        along = 0.5 * np.sqrt(np.count_nonzero(cell.mask) / np.pi) * np.array([np.sin(cell.axis), np.cos(cell.axis)])
-        middle = plan.centre[::-1] - [cell.top, cell.left]
-        cell.poles = (tuple(middle - along), tuple(middle + along))
+    inner = cv2.erode(cell.mask.view(np.uint8), disk(max(1, round(2 * cell.scale)))).view(bool)
+    if (cell.nucleus & ~inner).any():
+        cell.nucleus &= inner
+        del cell.to_nucleus  # measured before the neighbours took their part
+
+
+def _poles(cell: Cell, plan: Plan) -> tuple[tuple[float, float], tuple[float, float]]:
+    along = 0.5 * np.sqrt(np.count_nonzero(cell.mask) / np.pi) * np.array([np.sin(cell.axis), np.cos(cell.axis)])
+    middle = plan.centre[::-1] - [cell.top, cell.left]
+    return tuple(middle - along), tuple(middle + along)

@@ -20,7 +20,7 @@ def nucleoplasm(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.
     shade = 0.75 + 0.10 * textures.at(cell, "fine") + 0.07 * textures.at(cell, "patch")
     for window, body, _ in nucleolus_shapes(cell, textures):
         shade[window] *= 1 - rng.uniform(0.5, 0.85) * body
-    return soft((cell.nucleus * np.maximum(shade, 0)).astype(np.float32), 1.2 * cell.scale)
+    return soft(cell.nuclear * np.maximum(shade, 0), 1.2 * cell.scale)
 
 
 def nuclear_membrane(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
@@ -28,12 +28,12 @@ def nuclear_membrane(cell: Cell, textures: Textures, rng: np.random.Generator) -
     away = np.where(cell.nucleus, cell.in_nucleus, cell.to_nucleus)
     ring = np.exp(-((away / (rng.uniform(2.0, 3.2) * cell.scale)) ** 2))
     uneven = np.clip(0.85 + 0.2 * textures.at(cell, "fine") + 0.2 * textures.at(cell, "coarse"), 0.2, None)
-    return ((ring + rng.uniform(0.05, 0.2) * cell.nucleus) * uneven * cell.mask).astype(np.float32)
+    return ((ring + rng.uniform(0.05, 0.2) * cell.nuclear) * uneven * cell.mask).astype(np.float32)
 
 
 def nucleoli(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """The few large spots that are dark in the DNA stain."""
-    drawn = 0.08 * cell.nucleus.astype(np.float32)
+    drawn = 0.08 * cell.nuclear
     uneven = np.maximum(0.85 + 0.12 * textures.at(cell, "fine") + 0.12 * textures.at(cell, "mid"), 0)
     for window, body, _ in nucleolus_shapes(cell, textures):
         drawn[window] = np.maximum(drawn[window], body * rng.uniform(0.8, 1.1))
@@ -42,7 +42,7 @@ def nucleoli(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.nda
 
 def fibrillar_centre(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Small bright dots inside the nucleoli."""
-    drawn = 0.05 * cell.nucleus.astype(np.float32)
+    drawn = 0.05 * cell.nuclear
     for y, x, radius in cell.nucleoli:
         count = rng.integers(2, 7)
         away, angle = radius * np.sqrt(rng.uniform(0, 0.6, count)), rng.uniform(0, 2 * np.pi, count)
@@ -60,7 +60,7 @@ def speckles(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.nda
     noise = noise - 3 * nucleolus_map(cell, textures)
     cut = np.quantile(noise[inside], rng.uniform(0.78, 0.86))
     spots = soft(((noise > cut) & inside).astype(np.float32), 1.2 * cell.scale)
-    return (spots * (0.9 + 0.1 * textures.at(cell, "fine")) + rng.uniform(0.08, 0.25) * cell.nucleus).astype(np.float32)
+    return (spots * (0.9 + 0.1 * textures.at(cell, "fine")) + rng.uniform(0.08, 0.25) * cell.nuclear).astype(np.float32)
 
 
 def nuclear_bodies(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
@@ -68,7 +68,7 @@ def nuclear_bodies(cell: Cell, textures: Textures, rng: np.random.Generator) -> 
     inside = (cell.in_nucleus > 7 * cell.scale) & (nucleolus_map(cell, textures) < 0.1)
     points = somewhere(rng, inside, rng.integers(2, 11))
     drawn = _spots(points, rng.uniform(0.7, 1.2, len(points)), rng.uniform(2.6, 4.5) * cell.scale, cell)
-    return drawn + rng.uniform(0.03, 0.15) * cell.nucleus
+    return drawn + rng.uniform(0.03, 0.15) * cell.nuclear
 
 
 def reticulum(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
@@ -169,7 +169,7 @@ def mitochondria(cell: Cell, textures: Textures, rng: np.random.Generator) -> np
 
 def aggresome(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """One bright, granular blob beside the nucleus."""
-    size = rng.uniform(11, 19) * cell.scale
+    size = rng.uniform(8, 18) * cell.scale
     y, x = np.ogrid[: cell.mask.shape[0], : cell.mask.shape[1]]
     away = np.sqrt((y - cell.centrosome[0]) ** 2 + (x - cell.centrosome[1]) ** 2, dtype=np.float32)
     away = away / size + 0.12 * textures.at(cell, "patch")
@@ -184,8 +184,8 @@ def cytosol(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndar
 
 def vesicles(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """Scattered dots of differing size in the cytoplasm."""
-    chance = np.exp(-rng.uniform(0, 2.5) * cell.outward) * cell.cytoplasm
-    total = rng.integers(40, 170)
+    chance = np.exp(-rng.uniform(0, 4) * cell.outward) * cell.cytoplasm
+    total = int(rng.lognormal(4.3, 0.6)) + 15
     drawn = np.zeros(cell.mask.shape, np.float32)
     for size, share in ((1.5, 0.5), (2.3, 0.35), (3.4, 0.15)):
         points = somewhere(rng, chance, max(1, int(share * total)))

@@ -45,16 +45,19 @@ class Settings:
     visible: float = 0.5  # cells with no more of their area than this inside the image are not in the truth
 
     # Labels: a class of the image is shown by a share of its cells, drawn for each image
-    everywhere: float = 0.15  # probability that all cells show a class of their image
-    share: tuple[float, float] = (0.4, 0.95)  # else this share does
+    everywhere: float = 0.12  # probability that all cells show a class of their image
+    share: tuple[float, float] = (0.3, 0.9)  # else this share does
     spindles: tuple[int, int] = (1, 3)  # dividing cells of an image about the mitotic spindle
 
     # Light: grey levels (0..255) of well-stained places, drawn for each image
-    red: tuple[float, float] = (45, 130)
-    blue: tuple[float, float] = (50, 125)
-    yellow: tuple[float, float] = (45, 110)
-    green: tuple[float, float] = (45, 130)  # of a pattern's bright parts
-    haze: tuple[float, float] = (0.0, 7.0)  # unspecific staining under every cell in green
+    red: tuple[float, float] = (50, 150)
+    blue: tuple[float, float] = (55, 140)
+    yellow: tuple[float, float] = (50, 130)
+    green: tuple[float, float] = (50, 150)  # of a pattern's bright parts
+    vary: float = 0.4  # log-normal variation of a pattern's strength between the cells of an image
+    haze: tuple[float, float] = (1.0, 14.0)  # unspecific staining of every cell in green, more or less in its nucleus
+    ghost: float = 0.3  # probability that all cells faintly show a class that no label mentions
+    ghostly: tuple[float, float] = (0.04, 0.15)  # strength of that class
     blur: tuple[float, float] = (0.9, 1.5)  # standard deviation of the microscope's point spread
     shot: tuple[float, float] = (0.5, 1.3)  # variance of the noise for each grey level
     vignette: tuple[float, float] = (0.0, 0.35)  # loss of light in the farthest corner
