@@ -3,25 +3,27 @@
     python evaluate.py --competition hpa --submission OUT/submission.csv --truth DATA/truth.csv --out_path OUT
 
 Writes `score_<submission name>.csv` (a row a class and the mean) and `score_<submission name>.png` to --out_path,
-which without the flag is the submission's folder.
+which without the flag is the submission's folder. Several submissions are compared, a row each, under their --names.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
 import competitions
 from cells.table import write_table
-from common.errors import run
+from common.errors import UserError, run
 from common.files import atomic, existing
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--competition", default="hpa", help="whose score: " + ", ".join(competitions.COMPETITIONS))
-    parser.add_argument("--submission", required=True, help="submission.csv as ensemble.py writes it")
+    parser.add_argument("--submission", required=True, nargs="+", help="submissions as ensemble.py writes them")
+    parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
     parser.add_argument("--truth", required=True, help="truth table: a cells table with a further column Label")
     parser.add_argument("--out_path", help="folder for the table and the picture")
     return parser
@@ -31,12 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Score the submission, show and write the result."""
     args = get_args_parser().parse_args(argv)
     competition = competitions.get(args.competition)
-    submission = existing(args.submission, "--submission")
-    table = competition.score(submission, existing(args.truth, "--truth"))
-    show(table, competition.SCORE)
-    out = Path(args.out_path) if args.out_path else submission.parent
+    names = args.names or args.submission
+    if len(names) != len(args.submission):
+        raise UserError(f"--names has {len(names)} names for {len(args.submission)} submissions")
+    truth = existing(args.truth, "--truth")
+    tables = [score(existing(path, "--submission"), truth, competition, args.out_path) for path in args.submission]
+    if len(tables) == 1:
+        show(tables[0], competition.SCORE)
+    else:
+        means = [table["AP"].iloc[-1] for table in tables]
+        compare(pd.DataFrame({"Submission": names, competition.SCORE: means}))
+
+
+def score(submission: Path, truth: Path, competition: ModuleType, out_path: str | None) -> pd.DataFrame:
+    """Score one submission and write its table and picture; returns the table."""
+    table = competition.score(submission, truth)
+    out = Path(out_path) if out_path else submission.parent
     write_table(table, out / f"score_{submission.stem}.csv")
     draw(table, competition.SCORE, out / f"score_{submission.stem}.png")
+    return table
+
+
+def compare(table: pd.DataFrame) -> None:
+    """Print the submissions' scores, a row each."""
+    width = max(map(len, table.iloc[:, 0]))
+    for name, value in table.itertuples(index=False):
+        print(f"{name:{width}}  {value:.4f}")  # noqa: T201
 
 
 def show(table: pd.DataFrame, title: str) -> None:

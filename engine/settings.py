@@ -19,9 +19,9 @@ def resolve(args: Namespace, defaults: dict) -> None:
 
 
 def claim_folder(folder: Path, settings: dict) -> None:
-    """Save `settings` in a run's folder, or check that the run there has the same; UserError names what differs."""
+    """Save `settings` in a run's folder; UserError names what differs when checkpoints of other settings are there."""
     path = folder / "settings.json"
-    if path.exists():
+    if path.exists() and any(folder.glob("*.pth")):
         before = read_settings(path)
         changed = [name for name in settings if name not in MAY_CHANGE and before.get(name) != settings[name]]
         if changed:

@@ -117,7 +117,9 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_settings_of_a_run_cannot_change_silently(tmp_path):
-    claim_folder(tmp_path, {"loss": "BCE", "workers": 1, "epochs": 2})
+    claim_folder(tmp_path, {"loss": "Focal", "workers": 1, "epochs": 2})
+    claim_folder(tmp_path, {"loss": "BCE", "workers": 1, "epochs": 2})  # nothing was trained yet: no run to protect
+    (tmp_path / "001.pth").touch()
     claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3})
     assert read_settings(tmp_path / "settings.json")["epochs"] == 3
     with pytest.raises(UserError, match="other settings .--loss BCE -> Focal."):

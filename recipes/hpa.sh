@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The HPA road, whole: from the competition's images to submission.csv, and its score where the truth is known.
+#
+#   bash recipes/hpa.sh --demo             made-up images, small network: minutes on a laptop, no downloads
+#   DATA=path/to/hpa bash recipes/hpa.sh   the competition: DATA holds train.csv, train/, sample_submission.csv, test/
+#
+# Run it again after an interruption: every stage goes on where it was. Settings: OUT (folder to write), FOLD, GPU, WORKERS.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+FOLD=${FOLD:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
+
+if [ "${1:-}" = --demo ]; then
+    OUT=${OUT:-demo} SPLIT=random_folds5
+    DATA=${DATA:-$OUT/data}
+    echo "== make images"
+    python synthesize.py --competition hpa --out_dir "$DATA" --train 160 --test 40 --size 768 --cells 8-14 --seed 1 --jobs "$WORKERS"
+    # A small network with the ImageNet weights of a Python package, so that nothing is downloaded.
+    net=(--arch tf_efficientnet_lite0 --pretrained efficientnet-lite0 --batch_size 16)
+    cell_size=(--img_size 128 --crop_size 96) image_size=(--img_size 192 --crop_size 160)
+    resized=192 focal_from=6 image_epochs=25
+else
+    OUT=${OUT:-results} SPLIT=random_folds10
+    DATA=${DATA:?is the folder of the competition; or give --demo}
+    net=(--arch class_densenet121_dropout --batch_size 17 --effective_batch 34)
+    cell_size=(--img_size 768 --crop_size 512) image_size=("${cell_size[@]}")
+    resized=768 focal_from=4 image_epochs=35
+fi
+META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images RESULTS=$OUT/results FOLDS=$OUT/cv_folds TABLES=$OUT/tables
+CONFIG=ensemble_configs/ensemble_kaggle016.csv # names Cell_BCE's epoch 6, Cell_Focal's 1 and Image_Focal's 25
+
+echo "== find the cells"
+for set in train sample_submission; do
+    root=$DATA/$([ $set = train ] && echo train || echo test)
+    python segment.py --metadata "$DATA/$set.csv" --root_dir "$root" --meta_dir "$META" --crop_dir "$CROPS" \
+        --img_dir "$IMGS" --cache_dir "$OUT/cache" --img_size $resized --workers "$WORKERS"
+done
+python makefolds.py --metadata "$DATA/train.csv" --cell_metadata "$META/train_cell.csv" --split_name $SPLIT --folds_dir "$FOLDS"
+
+echo "== train"
+train() { # name, then flags
+    python train.py --out_dir "$1" --result_dir "$RESULTS" --folds_dir "$FOLDS" --split_name $SPLIT --fold "$FOLD" \
+        --gpu_id "$GPU" --workers "$WORKERS" "${net[@]}" "${@:2}"
+}
+train Cell_BCE --loss BCE --scheduler AdamShortRun --epochs 6 --cell cell --img_path "$CROPS" "${cell_size[@]}"
+train Cell_Focal --loss Focal --scheduler Adam20 --epochs 1 --cell cell --img_path "$CROPS" "${cell_size[@]}" \
+    --preload self --resume "$RESULTS/models/Cell_BCE/fold$FOLD/$(printf %03d $focal_from).pth"
+train Image_Focal --loss Focal --scheduler AdamAndrew35 --epochs $image_epochs --cell image --img_path "$IMGS" "${image_size[@]}"
+
+echo "== look at the test images, eight views each"
+predict() { # name, epoch, cell or image, folder
+    python test.py --base_dir "$RESULTS" --out_dir "$1" --predict_epoch "$2" --fold "$FOLD" --augment all --seed 1 \
+        --dataset test --cellorimage "$3" --img_dir "$4" --gpu_id "$GPU" --workers "$WORKERS"
+    python convertpredictions.py --dataset test --augment all --model "$1" --epoch "$2" --cellorimage "$3" --seeds 1 --rank 0 \
+        --predictions_path "$RESULTS/submissions" --meta_csv_path "$DATA/sample_submission.csv" \
+        --cell_meta_csv_path "$META/sample_submission_cell.csv" --out_path "$TABLES" --add_datetime 0
+}
+predict Cell_BCE 6 cell "$CROPS"
+predict Cell_Focal 1 cell "$CROPS"
+predict Image_Focal 25 image "$IMGS"
+
+echo "== combine the opinions"
+combine() { # config, folder to write, then flags
+    python ensemble.py "$1" --dataset test --submission 1 --rank 0 --meta_csv "$DATA/sample_submission.csv" \
+        --cell_meta_csv_path "$META/sample_submission_cell.csv" --tables_path "$TABLES" --out_path "$2" --add_datetime 0 "${@:3}"
+}
+combine $CONFIG "$OUT"
+mv "$OUT/submission_ensemble_kaggle016.csv" "$OUT/submission.csv"
+
+if [ -e "$DATA/truth.csv" ]; then
+    echo "== score: what each step brings"
+    mkdir -p "$OUT/steps"
+    grep -E '^Predictions,|,image,' $CONFIG > "$OUT/steps/image.csv"
+    grep -E '^Predictions,|,cell,' $CONFIG > "$OUT/steps/cell.csv"
+    plain=(--negative own --negative_penalty 0)
+    combine "$OUT/steps/image.csv" "$OUT/steps" "${plain[@]}"
+    combine "$OUT/steps/cell.csv" "$OUT/steps" "${plain[@]}"
+    combine $CONFIG "$OUT/steps/mean" --combine mean "${plain[@]}"
+    combine $CONFIG "$OUT/steps/product" --combine product "${plain[@]}"
+    python evaluate.py --competition hpa --truth "$DATA/truth.csv" --submission "$OUT"/steps/submission_{image,cell}.csv \
+        "$OUT"/steps/{mean,product}/submission_ensemble_kaggle016.csv "$OUT/submission.csv" --names "image labels on every cell" \
+        "cell model alone" "mean of cell and image" "cell x image" "with the Negative rules"
+fi
+echo
+echo "submission: $OUT/submission.csv"
+echo "pictures:   $RESULTS/models/*/fold$FOLD/curves.png$([ -e "$DATA/truth.csv" ] && echo " and $OUT/score_submission.png")"
