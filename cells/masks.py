@@ -74,16 +74,20 @@ def _all_fit(counts: Sequence[bytes], size: int) -> bool:
         values = _numbers(b"".join(counts))
     except UserError:
         return False
-    numbers = np.cumsum(digits < 80)[ends - 1]  # how many there are up to each text's end
-    owner = np.repeat(np.arange(len(counts)), np.diff(numbers, prepend=0))
-    place = np.arange(len(values)) - np.append(0, numbers)[owner]
-    chain = 3 * owner + np.where(place == 0, 0, 2 - place % 2)  # each number counts from the one two before it
-    order = np.argsort(chain, kind="stable")
-    sums = np.cumsum(values[order])
-    starts = np.flatnonzero(np.append(True, np.diff(chain[order]) > 0))
-    before = np.append(0, sums)[starts]
-    lengths = sums - np.repeat(before, np.diff(starts, append=len(sums)))
-    return bool((lengths >= 0).all() and (np.bincount(owner[order], lengths) == size).all())
+    after = np.cumsum(digits < 80)[ends - 1]  # where the numbers of each text end
+    first = np.append(0, after[:-1])
+    place = np.arange(len(values)) - np.repeat(first, after - first)
+    total = values[first]
+    fits = (total >= 0).all()
+    for start in (1, 2):  # from here on, each number counts from the one two before it
+        chain = np.flatnonzero((place >= start) & ((place - start) & 1 == 0))
+        sums = np.append(0, np.cumsum(values[chain]))
+        edges = np.searchsorted(chain, np.append(first, len(values)))
+        lengths = sums[1:] - np.repeat(sums[edges[:-1]], np.diff(edges))
+        fits &= (lengths >= 0).all()
+        partial = np.append(0, np.cumsum(lengths))
+        total += partial[edges[1:]] - partial[edges[:-1]]
+    return bool(fits and (total == size).all())
 
 
 def _read(text: str, height: int, width: int) -> tuple[bytes, np.ndarray]:

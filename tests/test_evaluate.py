@@ -1,5 +1,7 @@
 """evaluate.py against the competition's words carried out on pixels, and what it refuses."""
 
+import base64
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 import evaluate
-from cells.masks import decode_mask, encode_mask
+from cells.masks import decode_mask, decode_rle, decode_rles, encode_mask
 from cells.triples import COLUMNS, format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError
 from competitions import hpa
@@ -227,3 +229,26 @@ def test_rows_come_back_with_awkward_ids(tmp_path: Path) -> None:
     edit(tmp_path / "s.csv", lambda text: text + '\n"open')
     with pytest.raises(UserError, match="cannot be read as a submission"):
         list(read_rows(tmp_path / "s.csv"))
+
+
+def outcome(function: Callable, *arguments) -> list[dict] | str:
+    try:
+        return function(*arguments)
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_masks_checked_together_as_one_by_one(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(1, 30, 2).tolist()
+    density = generator.choice([0, 0.1, 0.5, 1])
+    texts = [encode_mask(generator.random((height, width)) < density) for _ in range(generator.integers(0, 6))]
+    if texts and seed % 3:  # damage one of them
+        place = generator.integers(len(texts))
+        counts = bytearray(zlib.decompress(base64.b64decode(texts[place])))
+        counts[generator.integers(len(counts))] = generator.integers(40, 120)
+        counts += bytes(generator.integers(48, 112, generator.integers(2), dtype=np.uint8))
+        texts[place] = base64.b64encode(zlib.compress(bytes(counts))).decode()
+    one_by_one = outcome(lambda: [decode_rle(text, height, width) for text in texts])
+    assert outcome(decode_rles, texts, height, width) == one_by_one
