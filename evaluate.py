@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     names = args.names or args.submission
     if len(names) != len(args.submission):
         raise UserError(f"--names has {len(names)} names for {len(args.submission)} submissions")
+    if args.out_path and len({Path(path).stem for path in args.submission}) < len(names):
+        raise UserError("two submissions of one name cannot both be scored to --out_path; leave it out")
     truth = existing(args.truth, "--truth")
     tables = [score(existing(path, "--submission"), truth, competition, args.out_path) for path in args.submission]
     if len(tables) == 1:

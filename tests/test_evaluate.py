@@ -124,6 +124,19 @@ def test_the_script_writes_a_table_and_a_picture(case: tuple[Path, Path], tmp_pa
     assert sorted(path.name for path in out.iterdir()) == ["score_submission.csv", "score_submission.png"]
 
 
+def test_several_submissions(case: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    better = tmp_path / "better.csv"
+    better.write_text(case[0].read_text().replace(",18 ", ",0 ").replace(",0 .1 ", ",18 .1 "))
+    flags = ["--submission", str(case[0]), str(better), "--truth", str(case[1])]
+    evaluate.main([*flags, "--names", "first step", "second step"])
+    assert capsys.readouterr().out.splitlines() == ["first step   0.5000", "second step  0.8333"]
+    assert len(list(tmp_path.glob("score_*"))) == 4
+    with pytest.raises(UserError, match="1 names for 2 submissions"):
+        evaluate.main([*flags, "--names", "one"])
+    with pytest.raises(UserError, match="two submissions of one name"):
+        evaluate.main([*flags, str(case[0]), "--out_path", str(tmp_path)])
+
+
 def test_overlap_of_exactly_six_tenths_is_a_hit(tmp_path: Path) -> None:
     columns = ["ImageID", "CellID", "PredictionString", "Label"]
     truth = pd.DataFrame([("one", 1, rectangle(0, 0, 1, 5), "3")], columns=columns)
