@@ -134,7 +134,7 @@ def test_several_submissions(case: tuple[Path, Path], tmp_path: Path, capsys) ->
     with pytest.raises(UserError, match="1 names for 2 submissions"):
         evaluate.main([*flags, "--names", "one"])
     with pytest.raises(UserError, match="two submissions of one name"):
-        evaluate.main([*flags, str(case[0]), "--out_path", str(tmp_path)])
+        evaluate.main(["--submission", str(case[0]), str(case[0]), *flags[3:], "--out_path", str(tmp_path)])
 
 
 def test_overlap_of_exactly_six_tenths_is_a_hit(tmp_path: Path) -> None:
