@@ -50,7 +50,7 @@ test --base_dir RESULTS --out_dir MODEL --gpu_id 0 --arch ARCH --predict_epoch E
     --dataset DATASET --img_dir STORE --cellorimage KIND --folds_dir FOLDS
 convertpredictions --dataset DATASET --augment all --model MODEL --epoch EPOCH --cellorimage KIND --seeds 1 --rank 0
     --predictions_path RESULTS/submissions --meta_csv_path METACSV --cell_meta_csv_path CELLCSV --out_path OUT
-    --add_datetime 0 --batch_size 100
+    --add_datetime 0 --batch_size 100 --folds 0
 """
 
 ENSEMBLE = """
@@ -75,7 +75,8 @@ def whole_road(data: Path, work: Path, arch: str) -> Path:
     places = {"META": "meta", "CROPS": "crops", "IMGS": "images", "CACHE": "cache", "RESULTS": "results", "OUT": "out"}
     names = {"DATA": data, "ARCH": arch, "FOLDS": work / "folds", **{key: work / name for key, name in places.items()}}
     call(SEGMENT, **names)
-    call("makefolds --metadata DATA/train.csv --cell_metadata META/train_cell.csv --split_name random_folds3 --folds_dir FOLDS",
+    call("makefolds --metadata DATA/train.csv --cell_metadata META/train_cell.csv --split_name random_folds3 "
+         "--folds_dir FOLDS",
          **names)  # fmt: skip
     call(TRAIN, **names)
     predict_all(names, "test", data / "sample_submission.csv", work / "meta" / "sample_submission_cell.csv")
