@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cells.table import write_table
@@ -14,16 +15,15 @@ def write_log(history: list[dict], path: Path) -> None:
     write_table(pd.DataFrame(history), path)
 
 
-def epoch_line(row: dict, classes: Sequence[str], best: int, shown: int = 3) -> str:
-    """An epoch as text: losses, mean PR-AUC, and the classes that are worst and best."""
-    scores = {name: row[f"AP {name}"] for name in classes if row[f"AP {name}"] == row[f"AP {name}"]}
-    ranked = sorted(scores, key=scores.get)
-    ends = ranked if len(ranked) <= 2 * shown else [*ranked[:shown], *ranked[-shown:]]
-    text = ", ".join(f"{name} {scores[name]:.3f}" for name in ends)
+def epoch_text(row: dict, classes: Sequence[str], best: int) -> str:
+    """An epoch as two lines of text: losses and mean PR-AUC, then the AP of each class, the worst first."""
+    scores = {name: row[f"AP {name}"] for name in classes}
+    known = sorted((score, name) for name, score in scores.items() if np.isfinite(score))
     mark = " (best)" if row["epoch"] == best else ""
     return (
         f"epoch {row['epoch']:>3}  lr {row['lr']:.1e}  train loss {row['train_loss']:.4f}  "
-        f"valid loss {row['valid_loss']:.4f}  PR-AUC {row['pr_auc']:.4f}{mark}  [{text}]"
+        f"valid loss {row['valid_loss']:.4f}  PR-AUC {row['pr_auc']:.4f}{mark}\n"
+        f"    AP: {', '.join(f'{name} {score:.3f}' for score, name in known)}"
     )
 
 

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.seeds import rng
 from engine import checkpoints
 from engine.data import Batches, Samples, batches_of, epoch_order, loader
-from engine.history import draw_curves, epoch_line, write_log
+from engine.history import draw_curves, epoch_text, write_log
 from metrics.classification import average_precision
 
 
@@ -78,8 +78,8 @@ def fit(
         train_loss = _train_epoch(fabric, model, optimizer, plan, train, progress)
         valid_loss, probs = validate(fabric, model, valid, plan.batch_size, plan.workers)
         _end_epoch(fabric, model, optimizer, plan, progress, train_loss, valid_loss, probs, valid.targets)
-        line = epoch_line(progress.history[-1], plan.classes, progress.best)
-        say(f"{line}  {time.monotonic() - started:.0f} s")
+        text = epoch_text(progress.history[-1], plan.classes, progress.best)
+        say(f"{text}  ({time.monotonic() - started:.0f} s)")
     return progress
 
 

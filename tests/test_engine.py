@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from engine.data import Batches, Samples, balanced_weights, batches_of, epoch_order, loader
 from engine.device import make_fabric
-from engine.history import epoch_line
+from engine.history import epoch_text
 from engine.schedules import STEPS, learning_rate
 from engine.settings import claim_folder, read_settings
 
@@ -126,6 +126,8 @@ def test_settings_of_a_run_cannot_change_silently(tmp_path):
         claim_folder(tmp_path, {"loss": "Focal", "workers": 4, "epochs": 3})
 
 
-def test_epoch_line_leaves_classes_without_positives_out():
-    row = {"epoch": 2, "lr": 1e-4, "train_loss": 1.0, "valid_loss": 2.0, "pr_auc": 0.5, "AP a": 0.5, "AP b": np.nan}
-    assert epoch_line(row, ["a", "b"], best=2).endswith("PR-AUC 0.5000 (best)  [a 0.500]")
+def test_epoch_text_leaves_classes_without_positives_out():
+    row = {"epoch": 2, "lr": 1e-4, "train_loss": 1.0, "valid_loss": 2.0, "pr_auc": 0.4}
+    row |= {"AP a": 0.5, "AP b": np.nan, "AP c": 0.3}
+    text = epoch_text(row, ["a", "b", "c"], best=2)
+    assert text.endswith("PR-AUC 0.4000 (best)\n    AP: c 0.300, a 0.500")
