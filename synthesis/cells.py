@@ -19,6 +19,7 @@ class Cell:
     axis: float  # direction of the cell's length, radians
     dividing: bool = False
     visible: float = 1.0  # share of its area inside the image
+    centred: bool = True  # most of its nucleus is inside the image
     dim: float = 1.0  # brightness of all its stains
     nucleoli: list[tuple[float, float, float]] = field(default_factory=list)  # y, x, radius
     centrosome: tuple[float, float] = (0.0, 0.0)
@@ -40,7 +41,11 @@ class Cell:
     @cached_property
     def in_nucleus(self) -> np.ndarray:
         """Distance to the nucleus's outline, 0 outside the nucleus."""
-        return distance(self.nucleus)
+        x, y, width, height = cv2.boundingRect(self.nucleus.view(np.uint8))
+        around = np.s_[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1]
+        full = np.zeros(self.nucleus.shape, np.float32)
+        full[around] = distance(self.nucleus[around])
+        return full
 
     @cached_property
     def outward(self) -> np.ndarray:
@@ -63,10 +68,10 @@ class Cell:
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
-    def share_inside(self, height: int, width: int) -> float:
-        """The share of the cell's area that lies inside an image."""
-        inside, _ = overlap(self.top, self.left, self.mask.shape, (height, width))
-        return np.count_nonzero(self.mask[inside]) / max(1, np.count_nonzero(self.mask))
+    def share_inside(self, part: np.ndarray, height: int, width: int) -> float:
+        """The share of a part of the cell (its mask, its nucleus) that lies inside an image."""
+        inside, _ = overlap(self.top, self.left, part.shape, (height, width))
+        return np.count_nonzero(part[inside]) / max(1, np.count_nonzero(part))
 
     def crop(self, height: int, width: int, margin: int) -> "Cell":
         """The cell in the part of its box within `margin` of an image; distances stay those of the whole cell."""
@@ -86,7 +91,7 @@ class Cell:
 
 def distance(mask: np.ndarray) -> np.ndarray:
     """Distance of every pixel of a mask to the nearest pixel outside it, float32; beyond the frame counts as inside."""
-    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    return cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, 3)
 
 
 def soft(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -135,12 +140,12 @@ def mark_contacts(cells: list[Cell]) -> None:
         cell.contact = soft(near.astype(np.float32), 2 * cell.scale)
 
 
-def add_organelles(cell: Cell, rng: np.random.Generator) -> None:
-    """Choose a cell's nucleoli and centrosome, in place."""
+def add_organelles(cell: Cell, rng: np.random.Generator, seen: np.ndarray) -> None:
+    """Choose a cell's nucleoli and centrosome where they are `seen` (bool, the cell's box), in place."""
     if cell.poles:
         cell.centrosome = cell.poles[0]
         return
-    depth = cell.in_nucleus
+    depth = cell.in_nucleus * seen
     for _ in range(rng.integers(1, 6)):
         radius = cell.scale * rng.uniform(8, 15)
         room = np.flatnonzero(depth > 1.25 * radius)
@@ -149,9 +154,17 @@ def add_organelles(cell: Cell, rng: np.random.Generator) -> None:
         y, x = divmod(int(room[rng.integers(len(room))]), depth.shape[1])
         if all(np.hypot(y - other[0], x - other[1]) > radius + 1.2 * other[2] for other in cell.nucleoli):
             cell.nucleoli.append((float(y), float(x), radius))
-    away = (cell.to_nucleus > 6 * cell.scale) & (cell.to_nucleus < 24 * cell.scale) & cell.mask
-    room = np.flatnonzero(away if away.any() else cell.mask)
-    width = cell.mask.shape[1]
+    if not cell.nucleoli:  # a slender nucleus
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
+        cell.nucleoli.append((float(y), float(x), min(10 * cell.scale, max(1.0, 0.6 * float(depth[y, x])))))
+    cell.centrosome = _beside_nucleus(cell, rng, seen)
+
+
+def _beside_nucleus(cell: Cell, rng: np.random.Generator, seen: np.ndarray) -> tuple[float, float]:
+    """A point near the nucleus, rather on the side with more cytoplasm."""
+    around = seen & cell.mask & (cell.to_nucleus > 0)
+    near = around & (cell.to_nucleus > 6 * cell.scale) & (cell.to_nucleus < 24 * cell.scale)
+    room = np.flatnonzero(next((part for part in (near, around) if part.any()), cell.mask))
     picks = room[rng.integers(len(room), size=6)]
-    best = picks[cell.to_edge.ravel()[picks].argmax()]  # the side with more cytoplasm
-    cell.centrosome = (float(best // width), float(best % width))
+    best = int(picks[cell.to_edge.ravel()[picks].argmax()])
+    return float(best // cell.mask.shape[1]), float(best % cell.mask.shape[1])

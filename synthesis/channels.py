@@ -11,7 +11,7 @@ from synthesis.filaments import Growth, dots, grow, somewhere, splat
 
 # Standard deviations of the blur at scale 1.
 GRAINS = {"fine": 1.3, "mid": 3.2, "patch": 6.0, "coarse": 15.0, "wide": 60.0}
-MARGIN = 64  # pixels at scale 1 around the image that boxes may reach into
+MARGIN = 24  # pixels at scale 1 around the image that boxes may reach into
 
 
 class Textures:
@@ -38,7 +38,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, sigma: float) -> n
 
 def level(image: np.ndarray, where: np.ndarray, percentile: float = 97) -> np.ndarray:
     """Scale an image so that its percentile over the pixels `where` is 1."""
-    values = image[::2, ::3][where[::2, ::3]]
+    values = image[::4, ::4][where[::4, ::4]]  # enough to find a level
     top = float(np.percentile(values, percentile)) if len(values) else 0.0
     return image / top if top > 1e-6 else image
 
@@ -46,16 +46,18 @@ def level(image: np.ndarray, where: np.ndarray, percentile: float = 97) -> np.nd
 def draw_nucleus(cell: Cell, textures: Textures, rng: np.random.Generator) -> np.ndarray:
     """DNA: mottled chromatin with holes, dark nucleoli with a bright rim; a dividing cell's condensed plate."""
     scale = cell.scale
-    base = cell.nuclear
     if cell.dividing:
-        return soft(base * (2.0 + 0.2 * textures.at(cell, "mid")), scale)
+        return soft(cell.nuclear * (2.0 + 0.2 * textures.at(cell, "mid")), scale)
     contrast = rng.uniform(0.5, 1.6)
     patch = textures.at(cell, "patch")
-    shade = 1 + contrast * (0.10 * patch + 0.09 * textures.at(cell, "mid") - 0.25 * np.clip(-1.0 - patch, 0, 1))
-    shade += 0.12 * textures.at(cell, "coarse") + 0.11 * textures.at(cell, "fine")
+    shade = np.clip(-1.0 - patch, 0, 1)
+    shade *= -0.25 * contrast
+    for name, amount in (("patch", 0.10 * contrast), ("mid", 0.11 * contrast), ("coarse", 0.12), ("fine", 0.15)):
+        shade += amount * textures.at(cell, name)
+    shade += 1
     for place, body, rim in nucleolus_shapes(cell, textures):
         shade[place] = shade[place] * (1 - rng.uniform(0.45, 0.8) * body) + 0.15 * rim
-    return soft(base * np.maximum(shade, 0.1), 1.3 * scale)
+    return soft(cell.nuclear * np.maximum(shade, 0.1), 1.3 * scale)
 
 
 def nucleolus_shapes(cell: Cell, textures: Textures) -> list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]:
@@ -86,18 +88,20 @@ def draw_microtubules(cell: Cell, textures: Textures, rng: np.random.Generator) 
     if cell.dividing:
         return draw_spindle(cell, textures, rng) + 0.25 * draw_cytosol(cell, textures)
     scale = cell.scale
-    count = int(rng.uniform(0.7, 1.3) * 0.0034 * np.count_nonzero(cell.cytoplasm) / scale**2) + 40
+    count = int(rng.uniform(0.7, 1.3) * 0.0028 * np.count_nonzero(cell.cytoplasm) / scale**2) + 40
     inner = np.exp(-3 * cell.outward) * cell.cytoplasm
     start = somewhere(rng, inner + 0.25 * cell.cytoplasm, count)
-    angle = _away_from(cell.centrosome, start) + rng.normal(0, 1.1, len(start))
-    growth = Growth(length=rng.uniform(70, 150), wiggle=rng.uniform(0.12, 0.3), outward=0.05, along=0.03)
+    angle = _away_from(cell.centrosome, start) + rng.normal(0, 0.8, len(start))
+    growth = Growth(length=rng.uniform(90, 180), wiggle=rng.uniform(0.08, 0.24), outward=0.04, along=0.05)
     paths = grow(rng, cell, start, angle, growth)
     sharp = splat(paths, rng.gamma(2, 0.5, len(start)), cell.mask.shape, growth.step * scale)
-    threads = soft(sharp, 1.1 * scale) + 0.8 * soft(sharp, 5 * scale) + 0.3 * soft(sharp, 16 * scale)
-    height = 0.4 + 0.8 * np.exp(-1.5 * cell.outward) + 0.2 * textures.at(cell, "wide")
-    grain = np.maximum(1 + 0.25 * textures.at(cell, "fine") + 0.2 * textures.at(cell, "coarse"), 0)
-    height = np.maximum(height, 0.15)
-    return level(threads * height * grain * cell.mask, cell.cytoplasm, 90)
+    threads = soft(sharp, 1.1 * scale) + soft(0.8 * sharp + 0.3 * soft(sharp, 15 * scale), 5 * scale)
+    height = 0.8 * np.exp(-1.5 * cell.outward)
+    height += 0.2 * textures.at(cell, "wide") + 0.4
+    threads *= np.maximum(height, 0.15)
+    threads *= np.maximum(1 + 0.25 * textures.at(cell, "fine") + 0.1 * textures.at(cell, "coarse"), 0)
+    threads *= cell.mask
+    return level(threads, cell.cytoplasm, 90)
 
 
 def _away_from(point: tuple[float, float], start: np.ndarray) -> np.ndarray:
@@ -139,12 +143,17 @@ def draw_reticulum(cell: Cell, textures: Textures, rng: np.random.Generator) -> 
     scale = cell.scale
     fall = rng.uniform(1.2, 3.2)
     thin = np.clip(cell.to_edge / (rng.uniform(10, 40) * scale), 0, 1)
-    near = np.exp(-fall * cell.outward)
-    net = 1 - 0.5 * np.minimum(np.abs(textures.at(cell, "mid")), 1.2)  # ridges where the noise crosses zero
-    holes = np.clip(1.5 + textures.at(cell, "patch"), 0, 1)
-    grain = 1 + 0.32 * textures.at(cell, "fine") + 0.15 * textures.at(cell, "coarse")
-    near *= np.maximum(1 + 0.3 * textures.at(cell, "wide"), 0.2)
-    rim = np.exp(-((cell.to_nucleus / (3 * scale)) ** 2)) - cell.nuclear
-    body = (0.25 + near) * thin * cell.cytoplasm * (0.35 + net) * (0.35 + 0.65 * holes) + 0.25 * rim
-    body = soft(body, 0.8 * scale) + rng.uniform(0.08, 0.25) * cell.nuclear * (not cell.dividing)
-    return level(body * np.maximum(grain, 0) * cell.mask, cell.cytoplasm, 90)
+    body = np.exp(-fall * cell.outward)
+    body *= np.maximum(1 + 0.3 * textures.at(cell, "wide"), 0.2)
+    body += 0.25
+    body *= thin
+    body *= cell.cytoplasm
+    body *= 1.35 - 0.5 * np.minimum(np.abs(textures.at(cell, "mid")), 1.2)  # a net where the noise crosses zero
+    body *= 0.35 + 0.65 * np.clip(1.5 + textures.at(cell, "patch"), 0, 1)  # holes
+    body += 0.25 * (np.exp(-((cell.to_nucleus / (3 * scale)) ** 2)) - cell.nuclear)
+    body = soft(body, 0.8 * scale)
+    if not cell.dividing:
+        body += rng.uniform(0.08, 0.25) * cell.nuclear
+    body *= np.maximum(1 + 0.4 * textures.at(cell, "fine") + 0.15 * textures.at(cell, "coarse"), 0)
+    body *= cell.mask
+    return level(body, cell.cytoplasm, 90)

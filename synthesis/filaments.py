@@ -26,7 +26,7 @@ def grow(rng: np.random.Generator, cell: Cell, start: np.ndarray, angle: np.ndar
     start (threads, 2); angle (threads,): the first direction, radians.
     """
     count, step = len(start), growth.step * cell.scale
-    steps = max(2, round(2 * growth.length / growth.step))
+    steps = max(2, round(1.7 * growth.length / growth.step))
     lengths = rng.gamma(4, growth.length / growth.step / 4, count)
     turns = rng.normal(0, growth.wiggle, (steps, count)).astype(np.float32)
     field = _Field(cell, growth)
@@ -52,7 +52,7 @@ class _Field:
     def __init__(self, cell: Cell, growth: Growth):
         self.height, self.width = cell.mask.shape
         self.free = cell.cytoplasm.ravel()
-        self.stride = 2 if cell.scale > 0.5 else 1  # the distances are smooth: every second pixel is enough
+        self.stride = max(1, round(3 * cell.scale))  # the distances are smooth: every third pixel is enough
         shy, far, slope = growth.shy * cell.scale, 60 * cell.scale, 1 / (8 * self.stride)
         self.walls, self.pull = [], None
         for away in (cell.to_edge, cell.to_nucleus):

@@ -13,17 +13,18 @@ from cells.table import CELL_COLUMNS, read_table, write_table
 from common.files import atomic
 from common.seeds import rng
 from competitions.hpa import CHANNELS
-from synthesis.cells import Cell, add_organelles, mark_contacts, paste, soft
+from synthesis.cells import Cell, add_organelles, mark_contacts, overlap, paste, soft
 from synthesis.channels import MARGIN, Textures, draw_cytosol, draw_microtubules, draw_nucleus, draw_reticulum
-from synthesis.labels import MEMBRANE, NEGATIVE, SPINDLE, cell_classes, image_classes
+from synthesis.labels import MEMBRANE, NEGATIVE, SPINDLE, able_cells, cell_classes, image_classes
 from synthesis.layout import Plan, in_view, place, plan_cell, rasterise
 from synthesis.patterns import PATTERNS, STRENGTH
 from synthesis.settings import CELL_LINES, SETTINGS, CellLine, Settings
 
 VERSION = 1  # of the drawing: images of another version are not mixed with these
-PNG_LEVEL = 2
+PNG = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]  # fastest, and smallest where there is noise
 TRUTH_COLUMNS = {**CELL_COLUMNS, "Label": str}
 TRUTH_FILES = {"train": "train_truth.csv", "test": "truth.csv"}
+SHIFT = 32  # pixels between the parts of one noise that the channels take
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,12 @@ def image_id(request: Request, split: str, index: int) -> str:
 def draw_image(request: Request, split: str, index: int) -> Image:
     """Draw one image. It depends on nothing but the arguments."""
     draw = rng(request.seed, split, index)
-    settings = request.settings
     deck = rng(request.seed, split, index // len(PATTERNS), "deck").permutation(len(PATTERNS)).tolist()
     classes = image_classes(draw, deck, index % len(PATTERNS), request.balance)
-    line = CELL_LINES[str(draw.choice(list(CELL_LINES)))]
+    shares = np.array([line.share for line in CELL_LINES.values()])
+    line = list(CELL_LINES.values())[int(draw.choice(len(shares), p=shares / shares.sum()))]
     cells, counted = draw_cells(draw, request, line, SPINDLE in classes)
-    dividing = np.array([cell.dividing for cell in cells])
-    shown = cell_classes(draw, classes, dividing, counted, settings)
+    shown = cell_classes(draw, classes, able_cells(cells), counted, request.settings)
     pixels = _expose(draw, cells, shown, request)
     labels = np.zeros((request.height, request.width), np.uint16)
     for number, cell in enumerate((cell for cell, yes in zip(cells, counted, strict=True) if yes), start=1):
@@ -81,11 +81,12 @@ def draw_cells(
         plans = _plan(draw, request, line, count, scale, spindles)
         cells = _visible(rasterise(plans, scale), request)
         counted = np.array([cell.visible > settings.visible for cell in cells], bool)
-        dividing = np.array([cell.dividing for cell in cells], bool)
-        if (counted & dividing).any() if spindles else counted.any():
+        if (counted & able_cells(cells)[SPINDLE]).any() if spindles else counted.any():
             break
     for cell in cells:
-        add_organelles(cell, draw)
+        seen = np.zeros(cell.mask.shape, bool)
+        seen[overlap(cell.top, cell.left, seen.shape, (request.height, request.width))[0]] = True
+        add_organelles(cell, draw, seen)
         if draw.random() < settings.dim:
             cell.dim = draw.uniform(0.3, 0.6)
     return cells, counted
@@ -95,7 +96,8 @@ def _visible(cells: list[Cell], request: Request) -> list[Cell]:
     """The cells of which the image shows anything, cut to the image and a margin."""
     kept = []
     for cell in cells:
-        cell.visible = cell.share_inside(request.height, request.width)
+        cell.visible = cell.share_inside(cell.mask, request.height, request.width)
+        cell.centred = cell.share_inside(cell.nucleus, request.height, request.width) > 0.5
         if cell.visible > 0:
             kept.append(cell.crop(request.height, request.width, int(MARGIN * cell.scale)))
     return kept
@@ -184,14 +186,18 @@ def _photograph(draw: np.random.Generator, stains: np.ndarray, scale: float, set
     crosstalk = draw.uniform(0, 0.025, 2)
     stains[1] += crosstalk[0] * stains[3] + crosstalk[1] * stains[0]
     gain = draw.uniform(*settings.shot)
-    noises = soft(draw.standard_normal((height + 96, width + 96), np.float32), min(0.7, 0.6 * scale))
+    noise = draw.standard_normal((height + 3 * SHIFT, width + 3 * SHIFT), np.float32)
+    noise = soft(noise, min(0.7, 0.6 * scale)) * np.float32(1.6)
     planes = []
     for number, stain in enumerate(stains):
-        light = np.maximum(soft(stain, draw.uniform(*settings.blur) * scale) * shade, 0)
-        noise = noises[32 * number :, 32 * number :][:height, :width]
-        noisy = light + np.sqrt(gain * light + 0.3) * noise * 1.6 - 0.6
-        planes.append(np.clip(np.round(noisy), 0, 255).astype(np.uint8))
-    return np.dstack(planes)
+        light = soft(stain, draw.uniform(*settings.blur) * scale)
+        light *= shade
+        np.maximum(light, 0, out=light)
+        start = number * SHIFT  # every channel looks at another part of the noise
+        shot = cv2.sqrt(light * np.float32(gain) + np.float32(0.3))
+        shot *= noise[start : start + height, start : start + width]
+        planes.append(cv2.add(light, shot - np.float32(0.6), dtype=cv2.CV_8U))  # rounds, and ends at 0 and 255
+    return cv2.merge(planes)
 
 
 def _vignette(draw: np.random.Generator, height: int, width: int, settings: Settings) -> np.ndarray:
@@ -210,7 +216,7 @@ def write_image(out_dir: Path, request: Request, split: str, index: int) -> None
         if split == "test":
             plane = plane * np.uint16(257)
         with atomic(path) as temporary:
-            temporary.write_bytes(cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes())
+            temporary.write_bytes(cv2.imencode(".png", plane, PNG)[1].tobytes())
     write_table(truth_rows(image), part)
 
 

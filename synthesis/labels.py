@@ -6,7 +6,8 @@ each number of classes occurs, and the lift of pairs (how much more often than b
 
 import numpy as np
 
-from synthesis.patterns import IN_DIVISION
+from synthesis.cells import Cell
+from synthesis.patterns import AT_NUCLEUS, IN_DIVISION, PATTERNS
 from synthesis.settings import Settings
 
 NEGATIVE, SPINDLE, MEMBRANE = 18, 11, 13
@@ -47,21 +48,20 @@ def _lift(known: int) -> np.ndarray:
 
 
 def cell_classes(
-    rng: np.random.Generator, classes: list[int], dividing: np.ndarray, counted: np.ndarray, settings: Settings
+    rng: np.random.Generator, classes: list[int], able: dict[int, np.ndarray], counted: np.ndarray, settings: Settings
 ) -> list[list[int]]:
     """For each cell the classes that it shows, sorted; [18] (Negative) when it shows none.
 
-    dividing, counted (N,) bool: which cells divide, which are in the truth. Every class that any counted cell can show
-    is shown by at least one; a class that none can show is shown by no cell.
+    able: for each class the cells that can show it; counted: the cells in the truth; arrays (N,) bool. Every class that
+    any counted cell can show is shown by at least one; a class that none can show is shown by no cell.
     """
-    shown = np.zeros((len(dividing), NEGATIVE), bool)
+    shown = np.zeros((len(counted), NEGATIVE), bool)
     for index in classes:
         if index == NEGATIVE:
             continue
-        able = _able(index, dividing)
         share = 1.0 if rng.random() < settings.everywhere or index == SPINDLE else rng.uniform(*settings.share)
-        shown[:, index] = able & (rng.random(len(dividing)) < share)
-        possible = np.flatnonzero(able & counted)
+        shown[:, index] = able[index] & (rng.random(len(counted)) < share)
+        possible = np.flatnonzero(able[index] & counted)
         if not len(possible):
             shown[:, index] = False
         elif not shown[possible, index].any():
@@ -69,7 +69,12 @@ def cell_classes(
     return [np.flatnonzero(row).tolist() or [NEGATIVE] for row in shown]
 
 
-def _able(index: int, dividing: np.ndarray) -> np.ndarray:
-    if index == SPINDLE:
-        return dividing
-    return np.ones(len(dividing), bool) if index in IN_DIVISION else ~dividing
+def able_cells(cells: list[Cell]) -> dict[int, np.ndarray]:
+    """For each class which of the cells can show it: a dividing cell has no nucleus, a cut one may have lost it."""
+    dividing = np.array([cell.dividing for cell in cells], bool)
+    centred = np.array([cell.centred for cell in cells], bool)
+    able = {}
+    for index in PATTERNS:
+        stage = dividing if index == SPINDLE else ~dividing | (index in IN_DIVISION)
+        able[index] = stage & (centred | (index not in AT_NUCLEUS))
+    return able

@@ -223,4 +223,5 @@ PATTERNS: dict[int, Pattern] = dict(
 
 # What of each pattern's strength reaches the image: diffuse proteins are dimmer than condensed ones.
 STRENGTH = {0: 0.75, 3: 1.2, 5: 1.5, 6: 0.8, 10: 0.75, 12: 2.2, 15: 1.3, 16: 0.7, 17: 1.2}
+AT_NUCLEUS = frozenset({0, 1, 2, 3, 4, 5, 7, 11, 12, 15})  # what cannot be seen where the nucleus is not
 IN_DIVISION = frozenset({6, 10, 11, 12, 13, 16, 17})  # what a dividing cell can show

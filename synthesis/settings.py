@@ -11,6 +11,7 @@ from dataclasses import dataclass
 class CellLine:
     """How the cells of one line grow. Pairs are the lowest and highest value; each image or cell draws its own."""
 
+    share: float  # how often images are of this line, relative to the others
     area: float  # of a mean cell, pixels at scale 1
     nucleus: float  # area of a mean nucleus
     stretch: tuple[float, float]  # length : width of a cell
@@ -23,12 +24,12 @@ class CellLine:
 
 
 CELL_LINES = {
-    "osteosarcoma": CellLine(130_000, 25_000, (1.0, 1.8), (4, 7), (-0.15, 0.1), 0.06, (0.45, 0.85), 0.3, 0.15),
-    "glioma": CellLine(140_000, 30_000, (1.2, 2.6), (3, 5), (-0.3, 0.0), 0.25, (0.45, 0.85), 0.2, 0.35),
-    "epidermoid": CellLine(85_000, 24_000, (1.0, 1.5), (5, 8), (-0.05, 0.15), 0.0, (0.5, 0.95), 0.8, 0.1),
-    "kidney": CellLine(62_000, 19_000, (1.0, 1.7), (4, 7), (-0.1, 0.12), 0.05, (0.4, 0.9), 0.8, 0.1),
-    "fibroblast": CellLine(190_000, 26_000, (1.8, 3.6), (3, 5), (-0.25, 0.0), 0.3, (0.4, 0.8), 0.1, 0.05),
-    "islands": CellLine(90_000, 24_000, (1.0, 1.4), (5, 8), (0.0, 0.18), 0.0, (0.12, 0.4), 0.95, 0.15),
+    "osteosarcoma": CellLine(3.0, 130_000, 25_000, (1.0, 1.8), (4, 7), (-0.15, 0.1), 0.06, (0.45, 0.85), 0.3, 0.15),
+    "glioma": CellLine(2.0, 150_000, 30_000, (1.2, 2.6), (3, 5), (-0.3, 0.0), 0.25, (0.45, 0.85), 0.2, 0.35),
+    "epidermoid": CellLine(1.5, 110_000, 25_000, (1.0, 1.5), (5, 8), (-0.05, 0.15), 0.0, (0.5, 0.95), 0.8, 0.1),
+    "kidney": CellLine(1.0, 80_000, 21_000, (1.0, 1.7), (4, 7), (-0.1, 0.12), 0.05, (0.4, 0.9), 0.8, 0.1),
+    "fibroblast": CellLine(1.0, 190_000, 26_000, (1.8, 3.6), (3, 5), (-0.25, 0.0), 0.3, (0.4, 0.8), 0.1, 0.05),
+    "islands": CellLine(1.0, 110_000, 25_000, (1.0, 1.4), (5, 8), (0.0, 0.18), 0.0, (0.12, 0.4), 0.95, 0.15),
 }
 
 
@@ -57,9 +58,9 @@ class Settings:
     vary: float = 0.4  # log-normal variation of a pattern's strength between the cells of an image
     haze: tuple[float, float] = (1.0, 14.0)  # unspecific staining of every cell in green, more or less in its nucleus
     ghost: float = 0.3  # probability that all cells faintly show a class that no label mentions
-    ghostly: tuple[float, float] = (0.04, 0.15)  # strength of that class
+    ghostly: tuple[float, float] = (0.03, 0.1)  # strength of that class
     blur: tuple[float, float] = (0.9, 1.5)  # standard deviation of the microscope's point spread
-    shot: tuple[float, float] = (0.5, 1.3)  # variance of the noise for each grey level
+    shot: tuple[float, float] = (0.7, 2.0)  # variance of the noise for each grey level
     vignette: tuple[float, float] = (0.0, 0.35)  # loss of light in the farthest corner
     specks: float = 5.0  # mean number of bits of dirt in an image's green channel
 

@@ -19,7 +19,7 @@ from synthesis.cells import Cell, add_organelles, mark_contacts, overlap, paste,
 from synthesis.channels import Textures, draw_microtubules, draw_nucleus, draw_reticulum, nucleolus_map
 from synthesis.filaments import Growth, dots, grow, somewhere, splat
 from synthesis.hpa import Request, draw_cells, draw_image, image_labels, truth_rows
-from synthesis.labels import COUNTS, HOW_MANY, NEGATIVE, SPINDLE, cell_classes, image_classes
+from synthesis.labels import COUNTS, HOW_MANY, NEGATIVE, SPINDLE, able_cells, cell_classes, image_classes
 from synthesis.patterns import IN_DIVISION, PATTERNS
 from synthesis.settings import CELL_LINES, SETTINGS
 
@@ -191,17 +191,21 @@ def test_a_natural_set_has_the_competitions_frequencies():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
+@given(st.integers(0, 10_000), st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=12))
 def test_each_cell_shows_what_it_can(seed, kinds):
-    dividing, counted = np.array(kinds).T
+    one = np.ones((1, 1), bool)
+    cells = [Cell(0, 0, one, one, 1, 0, dividing=divides, centred=centred) for divides, centred, _ in kinds]
+    counted = np.array([yes for *_, yes in kinds])
     classes = [2, SPINDLE, 16]
-    shown = cell_classes(rng(seed), classes, dividing, counted, SETTINGS)
-    for cell, divides in zip(shown, dividing, strict=True):
-        assert cell == [NEGATIVE] or set(cell) <= set(classes)
-        assert SPINDLE not in cell or divides
-        assert not divides or set(cell) <= IN_DIVISION | {NEGATIVE}
-    union = {label for cell, yes in zip(shown, counted, strict=True) if yes for label in cell}
-    for label, able in ((2, ~dividing), (SPINDLE, dividing), (16, dividing | True)):
+    shown = cell_classes(rng(seed), classes, able_cells(cells), counted, SETTINGS)
+    for cell, names in zip(cells, shown, strict=True):
+        assert names == [NEGATIVE] or set(names) <= set(classes)
+        assert SPINDLE not in names or cell.dividing
+        assert not cell.dividing or set(names) <= IN_DIVISION | {NEGATIVE}
+        assert cell.centred or set(names) <= {16, NEGATIVE}
+    union = {label for names, yes in zip(shown, counted, strict=True) if yes for label in names}
+    dividing, centred, _ = np.array(kinds).T
+    for label, able in ((2, ~dividing & centred), (SPINDLE, dividing & centred), (16, dividing | True)):
         assert (label in union) == (able & counted).any()
 
 
@@ -209,7 +213,7 @@ def test_cells_of_one_image_differ():
     pairs, absent = 0, 0
     draw = rng(8)
     for _ in range(400):
-        cells = cell_classes(draw, [0, 16], np.zeros(18, bool), np.ones(18, bool), SETTINGS)
+        cells = cell_classes(draw, [0, 16], dict.fromkeys(range(19), np.ones(18, bool)), np.ones(18, bool), SETTINGS)
         pairs += 2 * len(cells)
         absent += sum(label not in cell for cell in cells for label in (0, 16))
     assert 0.22 < absent / pairs < 0.4
@@ -234,7 +238,7 @@ def test_cells_do_not_overlap_and_hold_their_nuclei(seed, width, height, line):
 
 def test_visible_share_counts_what_lies_outside():
     cell = Cell(-5, -2, np.ones((10, 4), bool), np.zeros((10, 4), bool), 1.0, 0.0)
-    assert cell.share_inside(100, 100) == 0.25
+    assert cell.share_inside(cell.mask, 100, 100) == 0.25
     cut = cell.crop(100, 100, 1)
     assert (cut.top, cut.left, cut.mask.shape) == (-1, -1, (6, 3))
 
@@ -525,12 +529,24 @@ def test_negative_draws_nothing_and_stays_dark_in_the_image(scenes):
     raise AssertionError("no negative image among 19 of a flat set")
 
 
+def test_a_slender_nucleus_has_a_nucleolus_too():
+    mask, nucleus = np.ones((40, 80), bool), np.zeros((40, 80), bool)
+    nucleus[18:21, 10:70] = True
+    slender = Cell(0, 0, mask, nucleus, 1.0, 0.0)
+    seen = np.zeros(mask.shape, bool)
+    seen[:, :40] = True
+    add_organelles(slender, rng(1), seen)
+    (y, x, radius) = slender.nucleoli[0]
+    assert len(slender.nucleoli) == 1 and nucleus[int(y), int(x)] and x < 40 and radius >= 1
+    assert slender.centrosome[1] < 40
+
+
 def test_organelles_lie_where_they_should(cell):
     for seed in range(5):
         other = Cell(0, 0, cell.mask, cell.nucleus, cell.scale, cell.axis)
-        add_organelles(other, rng(seed))
+        add_organelles(other, rng(seed), np.ones(cell.mask.shape, bool))
         assert other.mask[tuple(int(part) for part in other.centrosome)]
-        assert all(other.nucleus[int(y), int(x)] for y, x, _ in other.nucleoli)
+        assert other.nucleoli and all(other.nucleus[int(y), int(x)] for y, x, _ in other.nucleoli)
 
 
 # ---------------------------------------------------------------- likeness
