@@ -5,7 +5,7 @@ import numpy as np
 from scipy import ndimage
 
 from cells.watershed_cytoplasm import spread
-from cells.watershed_nuclei import WIDTH, blur, find_nuclei, nuclear_width
+from cells.watershed_nuclei import WIDTH, blur, find_nuclei, nuclear_width, unmix
 
 LOOK = 512  # longer side of the image in which the nuclei's width is measured, pixels
 NUCLEUS_AREA, CELL_AREA = 2500, 5500  # smaller ones are dropped, pixels of the original image
@@ -21,7 +21,7 @@ def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     shape = image.shape[:2]
     work = reduce(image, working_factor(image))
-    nuclei = find_nuclei(work[..., 2])
+    nuclei = find_nuclei(unmix(work))
     scale=work.shape[0]*work.shape[1]/(shape[0]*shape[1])
     nuclei = drop_small_nuclei(nuclei,NUCLEUS_AREA*scale,min(shape)>=1500)
     if not nuclei.any():
@@ -40,7 +40,7 @@ def drop_small_nuclei(nuclei,limit,native):
 def working_factor(image: np.ndarray) -> float:
     """Side of the working image / side of the image, such that nuclei are about `WIDTH` wide."""
     factor = LOOK / max(image.shape[:2])
-    width = nuclear_width(reduce(image[..., 2], factor))
+    width = nuclear_width(unmix(reduce(image, factor)))
     return factor * float(np.clip(WIDTH / width, 0.5, 2)) if width else factor
 
 

@@ -5,15 +5,15 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from cells.watershed_nuclei import WIDTH, blur
+from cells.watershed_nuclei import WIDTH, blur, unmix
 
 FLOOR = 2  # grey levels: a channel that is dimmer beside the nuclei counts for less
 THRESHOLD = 0.08  # cytoplasm is lighter than this part of the light beside the nuclei
 NOISE = 4
 GRADIENT = 3
-SIGMA = 2.5
+SIGMA = 2.2
 EPS = 0.05
-MIXB=2.5
+MIXB=3
 RED, GREEN, BLUE, YELLOW = range(4)
 
 
@@ -22,6 +22,7 @@ def stain(work: np.ndarray, nuclei: np.ndarray):
     ring = (cv2.dilate(inside.astype(np.uint8), np.ones((WIDTH // 2 + 1, WIDTH // 2 + 1), np.uint8)) > 0) & ~inside
     if not ring.any():
         ring = inside
+    work=np.dstack([work[...,:2],unmix(work),work[...,3]])
     light = np.zeros(nuclei.shape, np.float32)
     for channel, where, w in ((RED, ring,1), (YELLOW, ring,1), (BLUE, inside,MIXB)):
         plane = blur(work[..., channel],.5)
@@ -43,13 +44,20 @@ def background(plane: np.ndarray, typical: float) -> float:
 
 def gradient(u):
     return np.hypot(cv2.Sobel(u,cv2.CV_32F,1,0),cv2.Sobel(u,cv2.CV_32F,0,1))/8
-LOCAL,REACH=.2,3
+LOCAL,REACH=.17,3
 def foreground(light,typical):
     s=blur(light,1)
     neg=s[s<0]
     noise=np.sqrt(np.mean(neg**2)) if len(neg)>.01*s.size else 0
     near=cv2.dilate(s,cv2.getStructuringElement(cv2.MORPH_ELLIPSE,(2*REACH+1,)*2))
-    return s>np.maximum(max(THRESHOLD*typical,NOISE*noise),LOCAL*near)
+    t=max(THRESHOLD*typical,NOISE*noise)
+    g=gradient(s)
+    while t<HAZY*typical:
+        band=(s>t/1.2)&(s<t*1.2)
+        if np.mean(g[band]/s[band])>=SHARP if band.any() else True: break
+        t*=1.2
+    return s>np.maximum(t,LOCAL*near)
+SHARP,HAZY=.15,.3
 def spread(work, nuclei):
     light,typ = stain(work,nuclei)
     fg = foreground(light,typ) | (nuclei > 0)

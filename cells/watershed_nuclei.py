@@ -13,7 +13,7 @@ from skimage.segmentation import watershed
 
 WIDTH = 32  # of a nucleus in the working image: all other lengths go with it
 CONTRAST = 3  # grey levels of 255 that nuclei must stand above the background
-DIMMEST = 0.2  # of the typical nucleus' brightness: what is dimmer is no nucleus
+DIMMEST = 0.1  # of the typical nucleus' brightness: what is dimmer is no nucleus
 HALF = 0.45  # a nucleus ends where it falls below this part of its own brightness
 SPLIT = 0.65  # two parts of a region whose `Contact.unity` is below this are two nuclei
 
@@ -49,7 +49,40 @@ def find_nuclei(blue: np.ndarray) -> np.ndarray:
     basins = watershed(-smooth, _peaks(smooth, mask), mask=mask)
     mask = (light > HALF * _brightness(smooth, basins)[basins]) & (basins > 0)
     mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    return split(ndimage.binary_fill_holes(mask), light)
+    nuclei = split(ndimage.binary_fill_holes(mask), light)
+    return _drop_doubtful(nuclei, blur(blue, 1), light / typical)
+
+
+def _drop_doubtful(nuclei: np.ndarray, blue: np.ndarray, light: np.ndarray) -> np.ndarray:
+    slope = np.hypot(cv2.Sobel(blue, cv2.CV_32F, 1, 0), cv2.Sobel(blue, cv2.CV_32F, 0, 1)) / 8
+    near, wide = np.ones((5, 5), np.uint8), np.ones((13, 13), np.uint8)
+    keep = np.zeros(nuclei.max() + 1, bool)
+    for label, box in enumerate(ndimage.find_objects(nuclei), start=1):
+        if box is None:
+            continue
+        box = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in box)
+        mask = (nuclei[box] == label).astype(np.uint8)
+        ring = (cv2.dilate(mask, wide) > cv2.dilate(mask, near)) & (nuclei[box] == 0)
+        edge = cv2.dilate(mask, np.ones((3,3),np.uint8)) > cv2.erode(mask, np.ones((3,3),np.uint8),borderValue=1)
+        level = float(np.median(blue[box][mask > 0]))
+        outside = float(np.percentile(blue[box][ring], 90)) if ring.any() else 0.0
+        b=np.median(light[box][mask>0])
+        if level < CLEAR*outside: continue
+        if b<FAINT and (level<CLEAR_FAINT*outside or _solidity(mask>0)<SOLID_FAINT or np.percentile(slope[box][edge],20)<SHARP_FAINT*level): continue
+        keep[label] = True
+    return np.where(keep[nuclei], nuclei, 0)
+
+
+CLEAR, FAINT, CLEAR_FAINT,SOLID_FAINT,SHARP_FAINT=1.5,.4,2.5,.88,.07
+def unmix(work):
+    blue,other=work[...,2],work[...,0]+work[...,3]
+    b,c=blur(blue,1),blur(other,1)
+    out=cv2.dilate(_above_otsu(blur(subtract_background(b),2.5)).astype(np.uint8),np.ones((9,9),np.uint8))==0
+    if not out.any(): return blue
+    hi,lo=out&(c>threshold_otsu(c[out])),out&(c<=np.percentile(c[out],25))
+    if hi.sum()<100 or np.median(c[hi])-np.median(c[lo])<CONTRAST: return blue
+    a=(np.median(b[hi])-np.median(b[lo]))/(np.median(c[hi])-np.median(c[lo]))
+    return np.maximum(blue-float(np.clip(a,0,1))*other,0)
 
 
 def _above_otsu(plane: np.ndarray) -> np.ndarray:
