@@ -168,7 +168,7 @@ def network(args: argparse.Namespace, competition: ModuleType, starts: bool, say
     """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
     torch.manual_seed(args.seed)
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
-    if starts and args.pretrained:
+    if starts and args.pretrained and not args.preload:
         fresh = load_pretrained(net, args.pretrained)
         say(f"--pretrained {args.pretrained}: layers with a random start: {', '.join(fresh) or 'none'}")
     model = Classifier(net, LOSSES[args.loss](), competition.MEAN, competition.STD)
