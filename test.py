@@ -28,7 +28,7 @@ from engine.data import Samples
 from engine.device import describe, make_fabric
 from engine.predict import predict_views
 from engine.samples import open_samples, read_fold
-from losses import LOSSES
+from losses import build_loss
 from models import Classifier, build
 
 FROM_CHECKPOINT = ("arch", "num_classes", "in_channels", "img_size", "crop_size", "split_name")
@@ -133,7 +133,8 @@ def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
     competition = competitions.get(args.competition)
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
-    model = Classifier(net, LOSSES[args.loss](), competition.MEAN, competition.STD)
+    criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
+    model = Classifier(net, criterion, competition.MEAN, competition.STD)
     load_model(model, checkpoint, path, "--predict_epoch")
     return model
 

@@ -29,7 +29,7 @@ from engine.samples import open_samples, read_fold
 from engine.schedules import STEPS, learning_rate
 from engine.settings import claim_folder, read_settings, resolve
 from engine.train import Plan, fit
-from losses import LOSSES
+from losses import LOSSES, build_loss
 from models import Classifier, build
 from models.weights import load_pretrained
 
@@ -171,7 +171,8 @@ def network(args: argparse.Namespace, competition: ModuleType, starts: bool, say
     if starts and args.pretrained and not args.preload:
         fresh = load_pretrained(net, args.pretrained)
         say(f"--pretrained {args.pretrained}: layers with a random start: {', '.join(fresh) or 'none'}")
-    model = Classifier(net, LOSSES[args.loss](), competition.MEAN, competition.STD)
+    criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
+    model = Classifier(net, criterion, competition.MEAN, competition.STD)
     if starts and args.preload == "self":
         load_model(model, read(args.resume, "--resume"), args.resume, "--resume")
     return model

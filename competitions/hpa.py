@@ -24,11 +24,20 @@ CLASSES = (
     "9:Actin filaments", "10:Microtubules", "11:Mitotic spindle", "12:Centrosome", "13:Plasma membrane",
     "14:Mitochondria", "15:Aggresome", "16:Cytosol", "17:Vesicles and punctate cytosolic patterns", "18:Negative",
 )  # fmt: skip
+SHORT_NAMES = (  # for pictures
+    "Nucleoplasm", "Nuc. membrane", "Nucleoli", "Fibrillar center", "Speckles", "Nuc. bodies", "ER", "Golgi",
+    "Interm. filaments", "Actin", "Microtubules", "Mitotic spindle", "Centrosome", "Plasma membrane", "Mitochondria",
+    "Aggresome", "Cytosol", "Vesicles", "Negative",
+)  # fmt: skip
 NEGATIVE = 18  # excludes the other classes
 
 CHANNELS = ("red", "green", "blue", "yellow")
+CHANNEL_NAMES = ("microtubules", "protein", "nuclei", "ER")
 MEAN = (0.074598, 0.050630, 0.050891, 0.076287)  # of pixels in 0..1, RGBY
 STD = (0.122813, 0.085745, 0.129882, 0.119411)
+
+# How much a class counts in --loss WeightedFocal: the published weights (12th place), larger for the rarer ones.
+CLASS_WEIGHTS = (1, 16, 5, 13, 9, 9, 13, 5, 30, 18, 19, 100, 10, 3, 4, 50, 1, 3, 6)
 
 # The published settings (12th place); a flag that is not given takes these.
 TRAIN_DEFAULTS = {
@@ -174,14 +183,20 @@ def score_cells(cells: pd.DataFrame, probs: np.ndarray, images: Sequence[str], t
     return tally.table(CLASSES, "the cells table")
 
 
-def _tally(path: str | Path, images: Sequence[str] | None = None) -> MaskMAP:
-    """A truth table (a cells table with a column Label), of some images or all, ready to be scored against."""
+def read_truth(path: str | Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """A truth table (a cells table with a column Label), and the classes of its cells, (rows, 19) bool."""
     columns = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
     truth = read_table(path, {**columns, "Label": str}, key=KEY)
     labels = np.zeros((len(truth), len(CLASSES)), bool)
     for row, text in enumerate(truth["Label"]):
         if text:
             labels[row, [int(part) for part in _clean_label(text, path, row + 2).split("|")]] = True
+    return truth, labels
+
+
+def _tally(path: str | Path, images: Sequence[str] | None = None) -> MaskMAP:
+    """A truth table, of some images or all, ready to be scored against."""
+    truth, labels = read_truth(path)
     if images is not None:
         known = truth[["ImageID"]].drop_duplicates()
         match_rows(pd.DataFrame({"ImageID": images}), known, ["ImageID"], str(path), exact=False)

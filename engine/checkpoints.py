@@ -39,9 +39,17 @@ def read(path: str | Path, flag: str) -> dict:
 
 
 def load_model(model: nn.Module, content: dict, path: str | Path, flag: str) -> None:
-    """Put a checkpoint's weights into `model`; UserError when they are of another architecture."""
+    """Put a checkpoint's weights into `model`; UserError when they are of another architecture.
+
+    What the loss remembers (`criterion.`) comes along when both have the same loss, else the model's own is kept.
+    """
+    own = model.state_dict()
+    weights = {name: value for name, value in own.items() if name.startswith("criterion.")}
+    weights |= {
+        name: value for name, value in content["model"].items() if name in own or not name.startswith("criterion.")
+    }
     try:
-        model.load_state_dict(content["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         its = content["settings"]
         raise UserError(

@@ -16,8 +16,11 @@ class Focal(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.terms(logits, targets).sum() / len(logits)
+
+    def terms(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each sample and class, (N, K); 0 where the target is unknown."""
         known = targets.isfinite()
         logits, targets = logits.float(), targets.nan_to_num()
         entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        loss = (targets - logits.sigmoid()).abs() ** self.gamma * entropy
-        return (loss * known).sum() / len(logits)
+        return (targets - logits.sigmoid()).abs() ** self.gamma * entropy * known

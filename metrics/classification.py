@@ -7,12 +7,13 @@ def average_precision(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Area under the precision-recall curve of each class: (N, C) scores and 0/1 targets -> (C,).
 
     NaN for a class without a positive. The step-wise sum of scikit-learn's `average_precision_score`: over the distinct
-    scores, falling, (recall - recall before) x precision. Rows of equal score enter together, in whatever order.
+    scores, falling, (recall - recall before) x precision. Rows of equal score enter together, in whatever order. A NaN
+    target is unknown: its row is left out of that class.
 
     >>> average_precision(np.array([[0.9], [0.8], [0.7]]), np.array([[1], [0], [1]])).round(4)
     array([0.8333])
     """
-    probs, targets = np.asarray(probs), np.asarray(targets)
+    probs, targets = np.asarray(probs), np.asarray(targets, float)
     if probs.ndim != 2 or probs.shape != targets.shape:
         raise ValueError(f"scores {probs.shape} and targets {targets.shape} must be of one shape, rows x classes")
     if not np.isfinite(probs).all():
@@ -21,6 +22,8 @@ def average_precision(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _one_class(scores: np.ndarray, target: np.ndarray) -> float:
+    known = ~np.isnan(target)
+    scores, target = scores[known], target[known]
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     hits = np.cumsum(target[order] > 0)

@@ -122,3 +122,9 @@ def test_detection_map_is_the_slow_one(seed: int) -> None:
     detections, hits = tally.counts()
     assert detections.sum() == sum(len(image[0]) for image in images)
     assert (hits <= tally.truths).all()
+
+
+def test_unknown_targets_are_left_out_of_their_class() -> None:
+    probs = np.array([[0.9, 0.9], [0.8, 0.8], [0.7, 0.7], [0.6, 0.6]])
+    targets = np.array([[1.0, np.nan], [0.0, 1.0], [1.0, np.nan], [0.0, np.nan]])
+    np.testing.assert_allclose(classification.average_precision(probs, targets), [(1 + 2 / 3) / 2, 1.0])
