@@ -27,10 +27,13 @@ CELL_COLUMNS = {
 }  # fmt: skip
 
 
-def read_table(path: str | Path, columns: dict[str, type], key: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: str | Path, columns: dict[str, type], key: Sequence[str] = (), dropped: bool = False
+) -> pd.DataFrame:
     """Read a CSV or Parquet table that has at least `columns` (name -> str, int or float), unique in `key`.
 
     Text stays text ("NA" and "007" are ids like any other); other columns keep the type that pandas finds.
+    dropped: keep the cells that were dropped at the border (`keep` 0).
     UserError names the file and the missing column, the row and column without a value, or the doubled key.
     """
     path = existing(path, "table")
@@ -47,7 +50,7 @@ def read_table(path: str | Path, columns: dict[str, type], key: Sequence[str] = 
         table[name] = _typed(table[name], kind, path)
     if key:
         check_unique(table, key, str(path))
-    return _kept(table)
+    return table if dropped else _kept(table)
 
 
 def _kept(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +96,9 @@ def check_unique(table: pd.DataFrame, key: Sequence[str], name: str) -> None:
         raise UserError(f"{name} has the key {', '.join(key)} = {', '.join(map(str, values))} more than once")
 
 
-def read_cells(path: str | Path) -> pd.DataFrame:
-    """A cells table, unique in ImageID and CellID."""
-    return read_table(path, CELL_COLUMNS, key=KEY)
+def read_cells(path: str | Path, dropped: bool = False) -> pd.DataFrame:
+    """A cells table, unique in ImageID and CellID; `dropped` as in `read_table`."""
+    return read_table(path, CELL_COLUMNS, key=KEY, dropped=dropped)
 
 
 def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,128 @@
+"""Draw cells on a picture: outlines, and labels where they hide least."""
+
+import colorsys
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+Colour = tuple[int, int, int]
+WHITE, GREY, DARK = (255, 255, 255), (150, 150, 150), (24, 24, 24)
+RIGHT, WRONG = (90, 230, 110), (255, 105, 90)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+DASH = 6  # pixels drawn, and left out
+PAD = 3  # pixels about a text
+PLACES = 2000  # that are tried for a label
+TAKEN = 5000.0  # how much worse than a bright pixel it is to hide another label
+
+
+class Line(NamedTuple):
+    """A line of text and its colour."""
+
+    text: str
+    colour: Colour = WHITE
+
+
+class Mark(NamedTuple):
+    """A cell to draw: its mask (height, width) bool, the outline's colour, its label, whether it was dropped."""
+
+    mask: np.ndarray
+    colour: Colour
+    lines: tuple[Line, ...] = ()
+    dashed: bool = False
+
+
+def class_colour(index: int) -> Colour:
+    """A bright colour for a class; neighbours in the list differ most."""
+    slot = index * 7 % 20
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(slot / 20, (0.9, 0.45)[slot % 2], 1.0))
+
+
+def draw_cells(picture: np.ndarray, marks: Sequence[Mark], scale: float = 0.4, thickness: int = 2) -> np.ndarray:
+    """The picture (height, width, 3) with the cells' outlines on it, then their labels; masks are of its size.
+
+    scale: of the font; thickness: of the outlines, in pixels. Outlines lie on the cells' own outermost pixels.
+    """
+    picture = picture.copy()
+    for mark in sorted(marks, key=lambda mark: not mark.dashed):  # dropped cells below the others
+        _outline(picture, mark, thickness)
+    busy = picture.max(axis=2).astype(np.float32)  # what a label had better not hide
+    for mark in marks:
+        if mark.lines and mark.mask.any():
+            _label(picture, mark, scale, busy)
+    return picture
+
+
+def _outline(picture: np.ndarray, mark: Mark, thickness: int) -> None:
+    for contour in outlines(mark.mask):
+        if mark.dashed:
+            pieces = [contour[start : start + DASH] for start in range(0, len(contour), 2 * DASH)]
+            cv2.polylines(picture, pieces, False, mark.colour, 1, cv2.LINE_8)
+        else:
+            cv2.polylines(picture, [contour], True, mark.colour, thickness, cv2.LINE_AA)
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The outermost pixels of a mask (height, width) bool, around it and around its holes: x, y pairs (N, 2) each."""
+    found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+    return [contour.reshape(-1, 2) for contour in found]
+
+
+def text_size(text: str, scale: float) -> tuple[int, int]:
+    """Width and height in pixels that a line of text takes, with the space to the next."""
+    width = cv2.getTextSize(printable(text), FONT, scale, 1)[0][0]
+    return width, round(30 * scale) + 3
+
+
+def printable(text: str) -> str:
+    """The text in characters that every version of the font has: accents dropped, others as `?`."""
+    letters = (char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return "".join(char if " " <= char <= "~" else "?" for char in letters)
+
+
+def fit(text: str, width: int, scale: float) -> str:
+    """The text, cut and ended by `..` where it is wider than `width` pixels."""
+    if text_size(text, scale)[0] <= width:
+        return text
+    while text and text_size(text + "..", scale)[0] > width:
+        text = text[:-1]
+    return text.rstrip() + ".."
+
+
+def write(picture: np.ndarray, lines: Sequence[Line], x: int, y: int, scale: float) -> None:
+    """Write lines of text into the picture, the first one's upper left corner at x, y."""
+    for line in lines:
+        height = text_size(line.text, scale)[1]
+        place = x, y + height - round(9 * scale)
+        cv2.putText(picture, printable(line.text), place, FONT, scale, line.colour, 1, cv2.LINE_AA)
+        y += height
+
+
+def _label(picture: np.ndarray, mark: Mark, scale: float, busy: np.ndarray) -> None:
+    """Write a cell's label within the cell, on a darker ground, and mark its place in `busy` as taken."""
+    sizes = [text_size(line.text, scale) for line in mark.lines]
+    size = max(width for width, _ in sizes) + 2 * PAD, sum(height for _, height in sizes) + 2
+    x1, y1 = label_place(mark.mask, size, busy)
+    busy[y1 : y1 + size[1], x1 : x1 + size[0]] = TAKEN
+    ground = picture[y1 : y1 + size[1], x1 : x1 + size[0]]
+    ground[:] = ground * 0.35
+    write(picture, mark.lines, x1 + PAD, y1, scale)
+
+
+def label_place(mask: np.ndarray, size: tuple[int, int], busy: np.ndarray) -> tuple[int, int]:
+    """Left and top of a label of `size` (width, height) that lies in the picture, its middle in the cell, on the
+    pixels that sum up to least in `busy` (height, width).
+    """
+    width, height = min(size[0], mask.shape[1]), min(size[1], mask.shape[0])
+    ys, xs = np.nonzero(mask)
+    few = slice(None, None, max(len(xs) // PLACES, 1))
+    left = np.clip(xs[few] - width // 2, 0, mask.shape[1] - width)
+    top = np.clip(ys[few] - height // 2, 0, mask.shape[0] - height)
+    x1, y1 = left.min(), top.min()
+    sums = cv2.integral(busy[y1 : top.max() + height, x1 : left.max() + width], sdepth=cv2.CV_64F)
+    x, y = left - x1, top - y1
+    covered = sums[y + height, x + width] - sums[y, x + width] - sums[y + height, x] + sums[y, x]
+    best = covered.argmin()
+    return int(left[best]), int(top[best])
