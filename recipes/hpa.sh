@@ -7,17 +7,18 @@
 # Run it again after an interruption: every stage goes on where it was. Settings: OUT (folder to write), FOLD, GPU, WORKERS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 FOLD=${FOLD:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
 
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo} SPLIT=random_folds5
     DATA=${DATA:-$OUT/data}
     echo "== make images"
-    python synthesize.py --competition hpa --out_dir "$DATA" --train 160 --test 40 --size 768 --cells 8-14 --seed 1 --jobs "$WORKERS"
+    python synthesize.py --competition hpa --out_dir "$DATA" --train 128 --test 32 --size 640 --cells 6-10 --seed 1 --jobs "$WORKERS"
     # A small network with the ImageNet weights of a Python package, so that nothing is downloaded.
     net=(--arch tf_efficientnet_lite0 --pretrained efficientnet-lite0 --batch_size 16)
-    cell_size=(--img_size 128 --crop_size 96) image_size=(--img_size 192 --crop_size 160)
-    resized=192 focal_from=6 image_epochs=25
+    cell_size=(--img_size 128 --crop_size 96) image_size=(--img_size 160 --crop_size 128)
+    resized=160 focal_from=6 image_epochs=25
 else
     OUT=${OUT:-results} SPLIT=random_folds10
     DATA=${DATA:?is the folder of the competition; or give --demo}
@@ -80,6 +81,14 @@ if [ -e "$DATA/truth.csv" ]; then
         "$OUT"/steps/{mean,product}/submission_ensemble_kaggle016.csv "$OUT/submission.csv" --names "image labels on every cell" \
         "cell model alone" "mean of cell and image" "cell x image" "with the Negative rules"
 fi
+
+echo "== draw"
+draw() { # mode, then flags
+    python visualize.py "$1" --cell_meta_csv_path "$META/sample_submission_cell.csv" --out_path "$OUT/pictures" \
+        --probabilities "$OUT/ensemble_ensemble_kaggle016.csv" $([ -e "$DATA/truth.csv" ] && echo "--truth $DATA/truth.csv") "${@:2}"
+}
+draw overlays --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" --limit 4
+draw contact_sheet --crop_dir "$CROPS/test" --limit 10
 echo
 echo "submission: $OUT/submission.csv"
-echo "pictures:   $RESULTS/models/*/fold$FOLD/curves.png$([ -e "$DATA/truth.csv" ] && echo " and $OUT/score_submission.png")"
+echo "pictures:   $RESULTS/models/*/fold$FOLD/curves.png$([ -e "$DATA/truth.csv" ] && echo ", $OUT/score_submission.png") and $OUT/pictures"
