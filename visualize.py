@@ -237,9 +237,9 @@ def miss_lines(row: tuple, competition: ModuleType) -> list[Line]:
     labels = np.zeros(len(competition.CLASSES), bool)
     labels[[int(part) for part in row.Label.split("|") if part]] = True
     name = competition.SHORT_NAMES[competition.CLASSES.index(row.Class)]
-    cell = f"cell {row.CellID}, IoU {row.IoU:.2f}" if row.CellID else "not found"
+    cell = f"cell {row.CellID}, IoU {row.IoU:.2f}" if row.CellID else f"true cell {row.TrueCellID}"
     return [
-        Line(f"{name} {confidence(row.Probability)}"),
+        Line(f"{name} {confidence(row.Probability)}" if row.CellID else f"{name}: cell not found"),
         Line(true_text(labels, competition.SHORT_NAMES), RIGHT if labels.any() else GREY),
         Line(f"{row.ImageID[:ID_LETTERS]} {cell}", GREY),
     ]

@@ -12,6 +12,8 @@ Colour = tuple[int, int, int]
 WHITE, GREY, DARK = (255, 255, 255), (150, 150, 150), (24, 24, 24)
 RIGHT, WRONG = (90, 230, 110), (255, 105, 90)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+LIGHT = 0.45  # that a class's colour has at least
 DASH = 6  # pixels drawn, and left out
 PAD = 3  # pixels about a text
 PLACES = 2000  # that are tried for a label
@@ -35,15 +37,19 @@ class Mark(NamedTuple):
 
 
 def class_colour(index: int) -> Colour:
-    """A bright colour for a class; neighbours in the list differ most."""
+    """A colour for a class, readable on black; neighbours in the list differ most."""
     slot = index * 7 % 20
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(slot / 20, (0.9, 0.45)[slot % 2], 1.0))
+    colour = np.array(colorsys.hsv_to_rgb(slot / 20, (0.9, 0.45)[slot % 2], 1.0))
+    light = colour @ BRIGHTNESS
+    colour += (1 - colour) * max(LIGHT - light, 0) / (1 - light)
+    return tuple(np.round(255 * colour).astype(int).tolist())
 
 
 def draw_cells(picture: np.ndarray, marks: Sequence[Mark], scale: float = 0.4, thickness: int = 2) -> np.ndarray:
     """The picture (height, width, 3) with the cells' outlines on it, then their labels; masks are of its size.
 
-    scale: of the font; thickness: of the outlines, in pixels. Outlines lie on the cells' own outermost pixels.
+    scale: of the font; thickness: of the outlines, in pixels. Outlines of one pixel are the cells' outermost pixels,
+    thicker ones have their middle there.
     """
     picture = picture.copy()
     for mark in sorted(marks, key=lambda mark: not mark.dashed):  # dropped cells below the others
@@ -61,7 +67,8 @@ def _outline(picture: np.ndarray, mark: Mark, thickness: int) -> None:
             pieces = [contour[start : start + DASH] for start in range(0, len(contour), 2 * DASH)]
             cv2.polylines(picture, pieces, False, mark.colour, 1, cv2.LINE_8)
         else:
-            cv2.polylines(picture, [contour], True, mark.colour, thickness, cv2.LINE_AA)
+            smooth = cv2.LINE_8 if thickness == 1 else cv2.LINE_AA  # a smooth line of one pixel would spread over three
+            cv2.polylines(picture, [contour], True, mark.colour, thickness, smooth)
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:

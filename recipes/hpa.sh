@@ -83,9 +83,11 @@ if [ -e "$DATA/truth.csv" ]; then
 fi
 
 echo "== draw"
+truth=()
+if [ -e "$DATA/truth.csv" ]; then truth=(--truth "$DATA/truth.csv"); fi
 draw() { # mode, then flags
     python visualize.py "$1" --cell_meta_csv_path "$META/sample_submission_cell.csv" --out_path "$OUT/pictures" \
-        --probabilities "$OUT/ensemble_ensemble_kaggle016.csv" $([ -e "$DATA/truth.csv" ] && echo "--truth $DATA/truth.csv") "${@:2}"
+        --probabilities "$OUT/ensemble_ensemble_kaggle016.csv" "${truth[@]}" "${@:2}"
 }
 draw overlays --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" --limit 4
 draw contact_sheet --crop_dir "$CROPS/test" --limit 10
