@@ -1,51 +1,59 @@
-"""The finder `watershed`: cells and nuclei of an RGBY image, without trained weights."""
+"""The finder `watershed`: cells and nuclei of an RGBY image, without trained weights.
+
+The image is reduced until a nucleus is `WIDTH` pixels wide, whatever its size, objective or camera; there nuclei are
+found in blue (cells.watershed_nuclei) and grown over red, yellow and blue (cells.watershed_cytoplasm); the labels are
+brought back to the original size with smooth outlines. docs/watershed.md tells why, and how well it does.
+"""
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from cells.watershed_cytoplasm import spread
-from cells.watershed_nuclei import WIDTH, blur, find_nuclei, nuclear_width, unmix
+from cells.watershed_cytoplasm import grow_cells
+from cells.watershed_nuclei import WIDTH, blur, find_nuclei, grow, nuclear_width, unmix
 
 LOOK = 512  # longer side of the image in which the nuclei's width is measured, pixels
-NUCLEUS_AREA, CELL_AREA = 2500, 5500  # smaller ones are dropped, pixels of the original image
-THRESHOLD = 8
-GRADIENT = 3
-SIGMA=2.7
-CLOSE=5
+WORK = 256, 768  # shortest and longest longer side of the working image
+
+# The HPA segmentator drops smaller ones, pixels of the original image, at the sizes that the HPA publishes.
+NUCLEUS_AREA, CELL_AREA, PUBLISHED = 2500, 5500, 1500
+# Small nuclei and reduced images: never more than this part of the typical nucleus' area; of a cell, twice as much.
+NUCLEUS_PART, REDUCED_PART = 0.35, 0.14
+
 
 def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cells of an image (H, W, 4) RGBY, uint8 or uint16, and their nuclei: two label images, int32 (H, W).
 
-    Ids count from 1 without gaps; a nucleus carries its cell's id, every cell has a nucleus, 0 is background.
+    Ids count from 1 without gaps; a nucleus carries its cell's id, every cell has a nucleus; 0 is background.
     """
     shape = image.shape[:2]
-    work = reduce(image, working_factor(image))
-    nuclei = find_nuclei(unmix(work))
-    scale=work.shape[0]*work.shape[1]/(shape[0]*shape[1])
-    nuclei = drop_small_nuclei(nuclei,NUCLEUS_AREA*scale,min(shape)>=1500)
+    work = _working_image(image)
+    nuclei = find_nuclei(work[..., 2])
+    areas = np.bincount(nuclei.ravel())
+    areas[0] = 0
+    scale = nuclei.size / (shape[0] * shape[1])
+    smallest = _smallest(areas, shape, scale)
+    nuclei = _number(nuclei, areas >= smallest)
     if not nuclei.any():
-        return np.zeros(shape,np.int32),np.zeros(shape,np.int32)
-    cells = tidy(spread(work, nuclei),nuclei,CLOSE)
-    return enlarge(cells, shape), enlarge(np.where(cells == nuclei, nuclei, 0), shape)
+        return np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    cells = grow_cells(work, nuclei)
+    cells = np.where((np.bincount(cells.ravel()) >= CELL_AREA / NUCLEUS_AREA * smallest)[cells], cells, 0)
+    return _matched(enlarge(cells, shape), enlarge(nuclei, shape))
 
-def drop_small_nuclei(nuclei,limit,native):
-    a=np.bincount(nuclei.ravel()); a[0]=0
-    ok=a[a>WIDTH**2*.15]
-    if len(ok)==0: return np.zeros_like(nuclei)
-    lim=limit if native else min(limit,.14*np.median(ok))
-    k=a>=lim
-    return np.where(k,np.cumsum(k),0)[nuclei].astype(np.int32)
 
-def working_factor(image: np.ndarray) -> float:
-    """Side of the working image / side of the image, such that nuclei are about `WIDTH` wide."""
-    factor = LOOK / max(image.shape[:2])
-    width = nuclear_width(unmix(reduce(image, factor)))
-    return factor * float(np.clip(WIDTH / width, 0.5, 2)) if width else factor
+def _working_image(image: np.ndarray) -> np.ndarray:
+    """RGBY, float32 (h, w, 4) in 0..255, at the size at which nuclei are `WIDTH` wide, as far as `WORK` allows."""
+    longer = max(image.shape[:2])
+    look = reduce(image, LOOK / longer)
+    width = nuclear_width(unmix(look))
+    side = float(np.clip(LOOK * WIDTH / width, *WORK)) if width else LOOK
+    work = reduce(image, side / longer)
+    work[..., 2] = unmix(work)
+    return work
 
 
 def reduce(image: np.ndarray, factor: float) -> np.ndarray:
-    """The image (H, W) or (H, W, C) at `factor` of its size, float32 in 0..255."""
+    """The image (H, W, C), uint8 or uint16, at `factor` of its size, float32 in 0..255."""
     height, width = image.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
     values = image.astype(np.float32)
@@ -53,29 +61,43 @@ def reduce(image: np.ndarray, factor: float) -> np.ndarray:
         values /= 257
     return cv2.resize(values, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
-def tidy(lab,nuclei,r):
-    out=np.zeros_like(nuclei)
-    K=cv2.getStructuringElement(cv2.MORPH_ELLIPSE,(2*r+1,2*r+1))
-    H,W=lab.shape
-    for k,s in enumerate(ndimage.find_objects(lab),1):
-        if s is None: continue
-        s=tuple(slice(max(0,a.start-r),min(n,a.stop+r)) for a,n in zip(s,(H,W)))
-        m=lab[s]==k; l,n=ndimage.label(m); t=np.unique(l[(nuclei[s]==k)&m]); m=np.isin(l,t[t>0])
-        m=cv2.copyMakeBorder(m.astype(np.uint8),r,r,r,r,cv2.BORDER_REPLICATE)
-        m=cv2.morphologyEx(m,cv2.MORPH_CLOSE,K)[r:-r,r:-r]
-        m=ndimage.binary_fill_holes(m)
-        out[s][m&((lab[s]==0)|(lab[s]==k))&(out[s]==0)]=k
-    return out
+
+def _smallest(areas: np.ndarray, shape: tuple[int, int], scale: float) -> float:
+    """The smallest nucleus that counts, pixels of the working image. scale: its area / area of the original."""
+    likely = areas[areas >= 0.15 * WIDTH**2]
+    typical = float(np.median(likely)) if len(likely) else WIDTH**2
+    return min(NUCLEUS_AREA * scale, (NUCLEUS_PART if min(shape) >= PUBLISHED else REDUCED_PART) * typical)
+
+
+def _number(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The labels with keep[label], numbered 1, 2, ...; 0 for the others."""
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+
 
 def enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Label image at the size (H, W) of the original, its outlines smooth: each pixel to the label that weighs most."""
-    sy,sx=shape[0]/labels.shape[0],shape[1]/labels.shape[1]
-    out=np.zeros(shape,np.int32); best=np.full(shape,.5,np.float32)
-    for k,s in enumerate(ndimage.find_objects(labels),1):
-        if s is None: continue
-        a=tuple(slice(max(0,b.start-3),min(n,b.stop+3)) for b,n in zip(s,labels.shape))
-        m=blur((labels[a]==k).astype(np.float32),1)
-        y0,y1=round(a[0].start*sy),round(a[0].stop*sy); x0,x1=round(a[1].start*sx),round(a[1].stop*sx)
-        v=cv2.resize(m,(x1-x0,y1-y0),interpolation=cv2.INTER_LINEAR)
-        b=best[y0:y1,x0:x1]; u=v>b; b[u]=v[u]; out[y0:y1,x0:x1][u]=k
-    return out
+    """A label image at another size (H, W), its outlines smooth: each pixel to the label that weighs most there."""
+    high, wide = shape[0] / labels.shape[0], shape[1] / labels.shape[1]
+    large = np.zeros(shape, np.int32)
+    best = cv2.resize(blur((labels == 0).astype(np.float32), 1), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        rows, columns = grow(box, 3)
+        weight = blur((labels[rows, columns] == label).astype(np.float32), 1)
+        top, left = round(rows.start * high), round(columns.start * wide)
+        bottom = round(min(rows.stop, labels.shape[0]) * high)
+        right = round(min(columns.stop, labels.shape[1]) * wide)
+        weight = cv2.resize(weight, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+        part = np.s_[top:bottom, left:right]
+        better = weight > best[part]
+        best[part][better] = weight[better]
+        large[part][better] = label
+    return large
+
+
+def _matched(cells: np.ndarray, nuclei: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nuclei only inside their own cells, only cells with a nucleus, both numbered alike without gaps."""
+    nuclei = np.where(nuclei == cells, nuclei, 0)
+    keep = np.bincount(nuclei.ravel(), minlength=int(cells.max()) + 1) > 0
+    keep[0] = False
+    return _number(cells, keep), _number(nuclei, keep)

@@ -1,6 +1,7 @@
-"""Nuclei of the DNA stain: a threshold of its own for each nucleus, and cuts where two nuclei touch.
+"""Nuclei of the DNA stain: each found with a threshold of its own, cut where two touch, doubtful ones left out.
 
-All lengths are pixels of the working image, in which a nucleus is about `WIDTH` wide.
+Lengths are pixels of the working image, in which a nucleus is about `WIDTH` wide. Images are float32 in 0..255.
+The numbers below sit in the middle of a plateau: docs/watershed.md says how wide each is.
 """
 
 from typing import NamedTuple
@@ -11,82 +12,64 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
-WIDTH = 32  # of a nucleus in the working image: all other lengths go with it
-CONTRAST = 3  # grey levels of 255 that nuclei must stand above the background
-DIMMEST = 0.1  # of the typical nucleus' brightness: what is dimmer is no nucleus
-HALF = 0.45  # a nucleus ends where it falls below this part of its own brightness
-SPLIT = 0.65  # two parts of a region whose `Contact.unity` is below this are two nuclei
+WIDTH = 32  # of a nucleus
+CONTRAST = 3  # grey levels: with less there is nothing to see
+DIMMEST = 0.1  # x the typical nucleus' light: what is dimmer is no nucleus
+HALF = 0.45  # x its own light: where a nucleus ends
+SPLIT = 0.65  # two parts with less `Contact.unity` are two nuclei
+CLOSING = 3  # radius of the notches that are filled
+
+CLEAR = 1.5  # a nucleus is so many times lighter than what surrounds it
+FAINT = 0.4  # x the typical light: dimmer nuclei must also be
+FAINT_CLEAR, FAINT_SOLID, FAINT_SHARP = 3, 0.75, 0.08  # so clear, of such solidity, so steep at the edge (per pixel)
 
 
 def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian smoothing, mirrored at the edge. plane: float32 (H, W)."""
+    """Gaussian smoothing, mirrored at the border. plane: float32 (H, W)."""
     return cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
-def nuclear_width(blue: np.ndarray) -> float:
-    """The typical width (minor axis) of the nuclei in pixels, 0 without nuclei. blue: float32 (H, W), 0..255.
+def disk(radius: int) -> np.ndarray:
+    """A round neighbourhood for OpenCV's morphology, uint8."""
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
-    Per connected region the largest inscribed circle, which clumps of nuclei do not widen; the median over the area.
+
+def steepness(plane: np.ndarray) -> np.ndarray:
+    """Size of the gradient, per pixel."""
+    return np.hypot(cv2.Sobel(plane, cv2.CV_32F, 1, 0), cv2.Sobel(plane, cv2.CV_32F, 0, 1)) / 8
+
+
+def grow(box: tuple[slice, ...], margin: int) -> tuple[slice, ...]:
+    """A box of ndimage.find_objects, wider by `margin` on each side where the image allows."""
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
+
+
+def above_otsu(plane: np.ndarray) -> np.ndarray:
+    """Mask of the light part; empty without contrast. On square roots, so that a few very bright spots do not rule."""
+    if np.ptp(plane) < CONTRAST:
+        return np.zeros(plane.shape, bool)
+    root = np.sqrt(np.maximum(plane, 0))
+    return root > threshold_otsu(root)
+
+
+def unmix(image: np.ndarray) -> np.ndarray:
+    """The blue plane, (H, W), of an RGBY image less what shines into it from red and yellow.
+
+    The share is the slope of blue over red + yellow between dark and light cytoplasm, away from the nuclei.
     """
-    labels, count = ndimage.label(ndimage.binary_fill_holes(_above_otsu(blur(blue, 1))))
-    if not count:
-        return 0.0
-    widths = 2 * ndimage.maximum(_depth(labels > 0), labels, np.arange(1, count + 1))
-    order = np.argsort(widths)
-    share = np.cumsum(np.bincount(labels.ravel())[1:][order])
-    return float(widths[order][np.searchsorted(share, share[-1] / 2)])
-
-
-def find_nuclei(blue: np.ndarray) -> np.ndarray:
-    """Label image of the nuclei, int32 (H, W), ids with gaps. blue: float32 (H, W), 0..255, of the working image."""
-    light = subtract_background(blur(blue, 1))
-    smooth = blur(light, 2.5)
-    bright = _above_otsu(smooth)
-    typical = float(np.median(smooth[bright])) if bright.any() else 0.0
-    if typical < CONTRAST:
-        return np.zeros(blue.shape, np.int32)
-    mask = smooth > max(DIMMEST * typical, 1)
-    basins = watershed(-smooth, _peaks(smooth, mask), mask=mask)
-    mask = (light > HALF * _brightness(smooth, basins)[basins]) & (basins > 0)
-    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    nuclei = split(ndimage.binary_fill_holes(mask), light)
-    return _drop_doubtful(nuclei, blur(blue, 1), light / typical)
-
-
-def _drop_doubtful(nuclei: np.ndarray, blue: np.ndarray, light: np.ndarray) -> np.ndarray:
-    slope = np.hypot(cv2.Sobel(blue, cv2.CV_32F, 1, 0), cv2.Sobel(blue, cv2.CV_32F, 0, 1)) / 8
-    near, wide = np.ones((5, 5), np.uint8), np.ones((13, 13), np.uint8)
-    keep = np.zeros(nuclei.max() + 1, bool)
-    for label, box in enumerate(ndimage.find_objects(nuclei), start=1):
-        if box is None:
-            continue
-        box = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in box)
-        mask = (nuclei[box] == label).astype(np.uint8)
-        ring = (cv2.dilate(mask, wide) > cv2.dilate(mask, near)) & (nuclei[box] == 0)
-        edge = cv2.dilate(mask, np.ones((3,3),np.uint8)) > cv2.erode(mask, np.ones((3,3),np.uint8),borderValue=1)
-        level = float(np.median(blue[box][mask > 0]))
-        outside = float(np.percentile(blue[box][ring], 90)) if ring.any() else 0.0
-        b=np.median(light[box][mask>0])
-        if level < CLEAR*outside: continue
-        if b<FAINT and (level<CLEAR_FAINT*outside or _solidity(mask>0)<SOLID_FAINT or np.percentile(slope[box][edge],20)<SHARP_FAINT*level): continue
-        keep[label] = True
-    return np.where(keep[nuclei], nuclei, 0)
-
-
-CLEAR, FAINT, CLEAR_FAINT,SOLID_FAINT,SHARP_FAINT=1.5,.4,2.5,.88,.07
-def unmix(work):
-    blue,other=work[...,2],work[...,0]+work[...,3]
-    b,c=blur(blue,1),blur(other,1)
-    out=cv2.dilate(_above_otsu(blur(subtract_background(b),2.5)).astype(np.uint8),np.ones((9,9),np.uint8))==0
-    if not out.any(): return blue
-    hi,lo=out&(c>threshold_otsu(c[out])),out&(c<=np.percentile(c[out],25))
-    if hi.sum()<100 or np.median(c[hi])-np.median(c[lo])<CONTRAST: return blue
-    a=(np.median(b[hi])-np.median(b[lo]))/(np.median(c[hi])-np.median(c[lo]))
-    return np.maximum(blue-float(np.clip(a,0,1))*other,0)
-
-
-def _above_otsu(plane: np.ndarray) -> np.ndarray:
-    return plane > threshold_otsu(plane) if np.ptp(plane) >= CONTRAST else np.zeros(plane.shape, bool)
+    blue, other = image[..., 2], image[..., 0] + image[..., 3]
+    light, stain = blur(blue, 1), blur(other, 1)
+    nuclei = above_otsu(blur(subtract_background(light), 2.5)).astype(np.uint8)
+    away = cv2.dilate(nuclei, np.ones((9, 9), np.uint8)) == 0
+    if away.sum() < WIDTH**2:
+        return blue
+    dark = away & (stain <= np.percentile(stain[away], 25))
+    cytoplasm = away & above_otsu(np.where(away, stain, 0))
+    span = np.median(stain[cytoplasm]) - np.median(stain[dark]) if cytoplasm.any() else 0
+    if span < CONTRAST:
+        return blue
+    share = (np.median(light[cytoplasm]) - np.median(light[dark])) / span
+    return np.maximum(blue - np.float32(np.clip(share, 0, 1)) * other, 0)
 
 
 def subtract_background(plane: np.ndarray) -> np.ndarray:
@@ -95,21 +78,107 @@ def subtract_background(plane: np.ndarray) -> np.ndarray:
     return plane - blur(cv2.morphologyEx(plane, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)), WIDTH / 2)
 
 
+def nuclear_width(blue: np.ndarray) -> float:
+    """The typical width (minor axis) of the nuclei in pixels of any blue plane (H, W); 0 without nuclei.
+
+    Per connected region the largest inscribed circle, which clumps of nuclei do not widen; the median over the area.
+    """
+    labels, count = ndimage.label(ndimage.binary_fill_holes(above_otsu(blur(blue, 1))))
+    if not count:
+        return 0.0
+    widths = 2 * ndimage.maximum(_depth(labels > 0), labels, np.arange(1, count + 1))
+    order = np.argsort(widths)
+    share = np.cumsum(np.bincount(labels.ravel())[1:][order])
+    return float(widths[order][np.searchsorted(share, share[-1] / 2)])
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+
+
+def find_nuclei(blue: np.ndarray) -> np.ndarray:
+    """Label image of the nuclei, int32 (H, W), ids with gaps, of the working image's blue plane."""
+    sharp = blur(blue, 1)
+    light = subtract_background(sharp)
+    smooth = blur(light, 2.5)
+    bright = above_otsu(smooth)
+    typical = float(np.median(smooth[bright])) if bright.any() else 0.0
+    if typical < CONTRAST:
+        return np.zeros(blue.shape, np.int32)
+    mask = smooth > DIMMEST * typical
+    basins = watershed(-smooth, _peaks(smooth, mask), mask=mask)
+    mask = (light > HALF * _light_per_label(smooth, basins)[basins]) & (basins > 0)
+    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disk(2))
+    nuclei = split(ndimage.binary_fill_holes(mask), light)
+    nuclei = _drop_doubtful(nuclei, sharp, light / np.float32(typical))
+    return mend(nuclei, nuclei, CLOSING)
+
+
 def _peaks(plane: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Labels of the points of `mask` that are the highest within a quarter of a nucleus' width."""
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (WIDTH // 2 + 1, WIDTH // 2 + 1))
-    return ndimage.label((plane >= cv2.dilate(plane, disk)) & mask, np.ones((3, 3)))[0]
+    return ndimage.label((plane >= cv2.dilate(plane, disk(WIDTH // 4))) & mask, np.ones((3, 3)))[0]
 
 
-def _brightness(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _light_per_label(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Per label the light that three quarters of it do not reach; [0] is 0."""
     found = enumerate(ndimage.find_objects(labels), start=1)
     values = [np.percentile(plane[box][labels[box] == label], 75) if box else 0.0 for label, box in found]
     return np.array([0.0, *values], np.float32)
 
 
-def _depth(mask: np.ndarray) -> np.ndarray:
-    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+def mend(labels: np.ndarray, seeds: np.ndarray, radius: int) -> np.ndarray:
+    """Label image, int32: each label's pieces that hold some of its seed, notches and holes filled.
+
+    labels, seeds: int (H, W). radius: of the disk that closes notches. No label takes a pixel of another.
+    """
+    mended = np.zeros(labels.shape, np.int32)
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        box = grow(box, radius + 1)
+        pieces = ndimage.label(labels[box] == label)[0]
+        own = np.isin(pieces, np.unique(pieces[seeds[box] == label])) & (pieces > 0)
+        # The border's rows and columns are repeated outwards, so that closing works there as inside.
+        padded = cv2.copyMakeBorder(own.astype(np.uint8), *[radius] * 4, cv2.BORDER_REPLICATE)
+        closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk(radius))[radius:-radius, radius:-radius]
+        free = (labels[box] == label) | ((labels[box] == 0) & (mended[box] == 0))
+        mended[box][ndimage.binary_fill_holes(closed) & free] = label
+    return mended
+
+
+def _drop_doubtful(nuclei: np.ndarray, blue: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Leave out what does not stand out from its surroundings, and what is dim and not shaped like a nucleus.
+
+    blue: with the background; light: without it, 1 = a typical nucleus.
+    """
+    slope = steepness(blue)
+    keep = np.zeros(nuclei.max() + 1, bool)
+    for label, box in enumerate(ndimage.find_objects(nuclei), start=1):
+        if box:
+            box = grow(box, 7)
+            mask = (nuclei[box] == label).astype(np.uint8)
+            keep[label] = _stands_out(mask, nuclei[box] > 0, blue[box], light[box], slope[box])
+    return np.where(keep[nuclei], nuclei, 0)
+
+
+def _stands_out(mask: np.ndarray, taken: np.ndarray, blue: np.ndarray, light: np.ndarray, slope: np.ndarray) -> bool:
+    inside = mask > 0
+    around = (cv2.dilate(mask, np.ones((13, 13), np.uint8)) > cv2.dilate(mask, np.ones((5, 5), np.uint8))) & ~taken
+    level = float(np.median(blue[inside]))
+    outside = float(np.percentile(blue[around], 90)) if around.any() else 0.0
+    if level < CLEAR * outside:
+        return False
+    if np.median(light[inside]) >= FAINT:
+        return True
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    sharp = np.percentile(slope[edge], 20) >= FAINT_SHARP * level
+    return bool(level >= FAINT_CLEAR * outside and sharp and _solidity(inside) >= FAINT_SOLID)
+
+
+def _solidity(mask: np.ndarray) -> float:
+    """Area / area of the convex hull."""
+    hull = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))
+    return float(mask.sum() / cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1).sum())
 
 
 class Contact(NamedTuple):
@@ -133,19 +202,20 @@ class Contact(NamedTuple):
 
 
 def split(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Label image of the nuclei of `mask`: regions are cut at necks and dips of light, but only where both agree.
+    """Label image, int32, of the nuclei of `mask`: regions cut at necks, dips and steps of light.
 
-    Each region is first cut into too many parts (a watershed of depth x relative light), then the two parts that look
-    most like one are joined, again and again, until those left do not (`Contact.unity` < `SPLIT`).
+    Each region is first cut into too many parts (a watershed of depth x light relative to what is near), then the two
+    parts that look most like one are joined, again and again, until those left do not (`Contact.unity` < `SPLIT`).
     """
     depth = np.where(mask, blur(_depth(mask), 1), 0).astype(np.float32)
-    height = depth * light / np.maximum(cv2.dilate(light, np.ones((WIDTH, WIDTH), np.uint8)), 1e-3)
+    near = cv2.dilate(light, np.ones((WIDTH, WIDTH), np.uint8))
+    height = depth * light / np.maximum(near, 1e-3)
     parts = watershed(-height, _peaks(height, mask), mask=mask).astype(np.int32)
     regions, _ = ndimage.label(parts > 0)
     for region, box in enumerate(ndimage.find_objects(regions), start=1):
         inside = regions[box] == region
-        own = np.where(inside, parts[box], 0)
-        if np.ptp(own[inside]):
+        if np.ptp(parts[box][inside]):
+            own = np.where(inside, parts[box], 0)
             parts[box][inside] = _join(own, depth[box], light[box])[inside]
     return parts
 
@@ -175,15 +245,10 @@ def _contacts(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> dict[t
         masks = [parts == label for label in pair]
         dim, bright = sorted(float(np.percentile(light[mask], 75)) for mask in masks)
         contacts[tuple(pair.tolist())] = Contact(
-            neck=depths[at].max() / min(depth[mask].max() for mask in masks),
-            dip=np.percentile(lights[at], 90) / dim,
-            balance=dim / bright,
+            neck=float(depths[at].max() / min(depth[mask].max() for mask in masks)),
+            dip=float(np.percentile(lights[at], 90) / max(dim, 1e-3)),
+            balance=dim / max(bright, 1e-3),
             solidity=_solidity(masks[0] | masks[1]),
-            size=min(1.0, min(mask.sum() for mask in masks) / WIDTH**2),
+            size=min(1.0, min(int(mask.sum()) for mask in masks) / WIDTH**2),
         )
     return contacts
-
-
-def _solidity(mask: np.ndarray) -> float:
-    hull = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))
-    return float(mask.sum() / cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1).sum())
