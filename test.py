@@ -14,9 +14,12 @@ from argparse import Namespace
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 import competitions
 from augment.crops import random_crop, whole
@@ -30,6 +33,7 @@ from engine.predict import predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
 from models import Classifier, build
+from models.bestfitting import LAST, OLD_CLASSES, NewClasses, load_bestfitting, read_bestfitting
 
 FROM_CHECKPOINT = ("arch", "num_classes", "in_channels", "img_size", "crop_size", "split_name")
 
@@ -44,6 +48,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--fold", type=int, default=0)
     add("--predict_epoch", default="best", help="an epoch's number, best or last")
     add("--network_path", help="a checkpoint elsewhere, instead of the one that --predict_epoch names")
+    add("--preload", choices=["bestfitting"],
+        help="--network_path is a DenseNet of the 2018 competition: predict with it untrained, its 28 classes as our "
+             "19; counts as epoch 0")  # fmt: skip
     # What it sees.
     add("--img_dir", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
     add("--cellorimage", choices=["cell", "image"], help="default: as trained")
@@ -73,7 +80,7 @@ def main(argv: list[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
     views = parse_views(args.augment)
     seeds = parse_seeds(args.seeds or str(args.seed))
-    path, checkpoint = open_checkpoint(args)
+    path, checkpoint = open_bestfitting(args) if args.preload else open_checkpoint(args)
     fill_from(checkpoint["settings"], args, path)
     fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
     fabric.launch()
@@ -117,6 +124,17 @@ def open_checkpoint(args: Namespace) -> tuple[Path, dict]:
     return path, read(existing(path, flag), flag)
 
 
+def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
+    """The --network_path of --preload bestfitting in the form of a checkpoint, before any epoch."""
+    if not args.network_path:
+        raise UserError("--preload bestfitting needs --network_path, the checkpoint to predict with")
+    competition = competitions.get(args.competition)
+    path = existing(args.network_path, "--network_path")
+    settings = {**competition.TRAIN_DEFAULTS, "num_classes": len(competition.CLASSES), "cell": "image"}
+    weights = read_bestfitting(path, "--network_path")
+    return path, {"model": weights, "settings": settings | {"arch": args.arch or settings["arch"]}, "epoch": 0}
+
+
 def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     """Take the flags that were not given from the checkpoint; refuse another architecture than it holds."""
     for name in ("arch", "num_classes", "in_channels"):
@@ -132,11 +150,24 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
     competition = competitions.get(args.competition)
-    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
     criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
+    if args.preload:
+        net = untrained(args, checkpoint["model"], path, competition)
+        return Classifier(net, criterion, competition.MEAN, competition.STD)
+    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
     model = Classifier(net, criterion, competition.MEAN, competition.STD)
     load_model(model, checkpoint, path, "--predict_epoch")
     return model
+
+
+def untrained(args: Namespace, weights: dict[str, torch.Tensor], path: Path, competition: ModuleType) -> nn.Module:
+    """The network of --preload bestfitting, giving logits of the competition's classes."""
+    classes = len(weights[LAST[1]])
+    if classes not in (OLD_CLASSES, args.num_classes):
+        raise UserError(f"--network_path {path} knows {classes} classes; {OLD_CLASSES} or {args.num_classes} are right")
+    net = build(args.arch, classes, args.in_channels, args.crop_size)
+    load_bestfitting(net, weights, f"--network_path {path}")
+    return net if classes == args.num_classes else NewClasses(net, competition.OLD_CLASSES)
 
 
 def open_dataset(args: Namespace, seed: int) -> Samples:

@@ -28,9 +28,11 @@ from engine.device import describe, make_fabric
 from engine.samples import open_samples, read_fold
 from engine.schedules import STEPS, learning_rate
 from engine.settings import claim_folder, read_settings, resolve
+from engine.targets import apply_targets
 from engine.train import Plan, fit
 from losses import LOSSES, build_loss
-from models import Classifier, build
+from models import MODELS, Classifier, build
+from models.bestfitting import load_bestfitting, read_bestfitting
 from models.weights import load_pretrained
 
 
@@ -52,13 +54,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
     add("--augment", choices=list(TRAIN), help="random changes in training")
     add("--sample", type=int, default=0, help="draw this many class-balanced samples an epoch (0: every sample once)")
+    add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
+    add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     # What it is.
-    add("--arch", help="class_densenet121_dropout or any timm network")
+    add("--arch", help=f"{', '.join(MODELS)} with any timm network as <timm>, as class_densenet121_dropout")
     add("--num_classes", type=int, help="the number of classes, checked against the competition's")
     add("--in_channels", type=int, help="image channels: 4")
     add("--pretrained", help="weights to start from: a file, or efficientnet-lite0 for the packaged ImageNet weights")
     add("--resume", help="a checkpoint of train.py: with --preload to start from, else the last.pth to go on from")
-    add("--preload", choices=["self"], help="self: take the weights of --resume, begin at epoch 1")
+    add("--preload", choices=["self", "bestfitting"],
+        help="begin at epoch 1 with the weights of --resume: train.py's own, or a DenseNet of the 2018 competition, "
+             "whose last layer is replaced")  # fmt: skip
     add("--puzzle", type=int, choices=[0], default=0, help="0: no PuzzleCAM")
     # How it learns.
     add("--loss", help=f"one of {', '.join(LOSSES)}")
@@ -158,10 +164,10 @@ def samples(args: argparse.Namespace, competition: ModuleType) -> tuple[Samples,
         "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
         "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
     }  # fmt: skip
-    return (
-        open_samples(train_images, "training", augment=TRAIN[args.augment], **common),
-        open_samples(valid_images, "validation", augment=whole, **common),
-    )
+    train_samples = open_samples(train_images, "training", augment=TRAIN[args.augment], **common)
+    valid_samples = open_samples(valid_images, "validation", augment=whole, **common)
+    apply_targets(train_samples, valid_samples, args.soft_labels, args.labelmask, competition.CLASSES)
+    return train_samples, valid_samples
 
 
 def network(args: argparse.Namespace, competition: ModuleType, starts: bool, say: Callable[[str], None]) -> Classifier:
@@ -173,6 +179,9 @@ def network(args: argparse.Namespace, competition: ModuleType, starts: bool, say
         say(f"--pretrained {args.pretrained}: layers with a random start: {', '.join(fresh) or 'none'}")
     criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
     model = Classifier(net, criterion, competition.MEAN, competition.STD)
+    if starts and args.preload == "bestfitting":
+        fresh = load_bestfitting(net, read_bestfitting(args.resume, "--resume"), f"--resume {args.resume}")
+        say(f"--preload bestfitting: layers with a random start: {', '.join(fresh) or 'none'}")
     if starts and args.preload == "self":
         load_model(model, read(args.resume, "--resume"), args.resume, "--resume")
     return model

