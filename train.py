@@ -105,6 +105,8 @@ def check(args: argparse.Namespace, competition: ModuleType) -> None:
     """Refuse flags that contradict each other or the competition."""
     choose(LOSSES, args.loss, "--loss")
     choose(STEPS, args.scheduler, "--scheduler")
+    if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
+        raise UserError(f"--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of {args.arch}")
     if args.num_classes != len(competition.CLASSES):
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} has {len(competition.CLASSES)} classes")
     if args.in_channels != len(competition.CHANNELS):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from common.errors import choose
+from losses.arc_face import ArcFace
 from losses.bce import BCE
 from losses.focal import Focal
 from losses.focal_symmetric_lovasz_hard_log import FocalSymmetricLovaszHardLog
@@ -25,6 +26,7 @@ LOSSES: dict[str, type[nn.Module]] = {
     "SymmetricLovasz": SymmetricLovasz,
     "HardLog": HardLog,
     "FocalSymmetricLovaszHardLog": FocalSymmetricLovaszHardLog,
+    "ArcFace": ArcFace,
 }
 
 

@@ -13,13 +13,14 @@ from torch import nn
 
 from common.errors import UserError, some
 from models.classifier import Classifier
-from models.dropout import ALIASES, dropout_network, large_dropout_network
+from models.dropout import ALIASES, arcface_network, dropout_network, large_dropout_network
 
 # form of a name, <timm> = any network of timm -> function(timm's name, num_classes, in_channels, **options of timm),
 # which gives a module from normalised images to logits
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "class_<timm>_dropout": dropout_network,
     "class_<timm>_large_dropout": large_dropout_network,
+    "class_<timm>_arcface": arcface_network,
     "<timm>": lambda name, classes, channels, **options: timm.create_model(
         name, num_classes=classes, in_chans=channels, **options
     ),
@@ -43,7 +44,7 @@ def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
         match = re.fullmatch(form.replace("<timm>", "(.+)"), arch)
         if match and timm.is_model(ALIASES.get(match[1], match[1])):
             return make, match[1]
-    core = re.sub(r"^class_|(_large)?_dropout$", "", arch)
+    core = re.sub(r"^class_|(_large)?_dropout$|_arcface$", "", arch)
     near = get_close_matches(core, timm.list_models(), n=3)
     raise UserError(
         f"--arch {arch} is neither of {', '.join(MODELS)} with a timm network as <timm>; near it: {some(near)}"

@@ -3,8 +3,10 @@
 import timm
 import torch
 from torch import nn
+from torch.nn import functional
 
 from common.errors import UserError
+from losses.arc_face import SCALE
 
 ALIASES = {"inceptionv3": "inception_v3"}  # published spellings
 
@@ -32,6 +34,16 @@ class DropoutHead(nn.Module):
         return self.layers(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
 
 
+class Cosines(nn.Linear):
+    """Features (N, C) -> SCALE x the cosine of their angle with each class's direction, (N, K)."""
+
+    def __init__(self, features: int, num_classes: int):
+        super().__init__(features, num_classes, bias=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return SCALE * functional.linear(functional.normalize(features), functional.normalize(self.weight))
+
+
 class FeaturesAndHead(nn.Module):
     """A timm backbone's last feature map and a head on it."""
 
@@ -57,6 +69,13 @@ def dropout_network(name: str, num_classes: int, in_channels: int, **options) ->
     if isinstance(getattr(backbone, "head", None), nn.Module):
         backbone.head = nn.Identity()  # what timm would put after the pool; unused weights stop multi-GPU training
     return FeaturesAndHead(backbone, DropoutHead(backbone.num_features, num_classes))
+
+
+def arcface_network(name: str, num_classes: int, in_channels: int, **options) -> FeaturesAndHead:
+    """The same with cosines for logits, as --loss ArcFace needs them."""
+    net = dropout_network(name, num_classes, in_channels, **options)
+    net.head.layers[-1] = Cosines(net.head.layers[-1].in_features, num_classes)
+    return net
 
 
 def large_dropout_network(name: str, num_classes: int, in_channels: int, **options) -> FeaturesAndHead:

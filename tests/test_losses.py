@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from losses import LOSSES, build_loss
+from losses.arc_face import ArcFace
 from losses.bce import BCE
 from losses.focal import Focal
 from losses.focal_symmetric_lovasz_hard_log import FocalSymmetricLovaszHardLog
@@ -74,6 +75,20 @@ def test_hard_log_by_hand():
     targets = torch.tensor([[1.0]] + [[0.0]] * 8)
     parts = [math.log1p(math.exp(-0.5)), *(math.log1p(math.exp(value)) for value in (3, 2, 1, 0, -1))]
     assert HardLog()(logits, targets).item() == pytest.approx(sum(parts) / 6)
+
+
+def slow_arc_face(cosine: float, truth: float) -> float:
+    angle = math.acos(cosine)
+    margin = 0.5 * truth
+    moved = math.cos(angle + margin) if angle + margin < math.pi else cosine - margin * math.sin(margin)
+    return math.log1p(math.exp(-30 * moved)) * truth + math.log1p(math.exp(30 * moved)) * (1 - truth)
+
+
+@pytest.mark.parametrize("cosine", [-0.99, -0.87, -0.3, 0.0, 0.6, 0.99])
+@pytest.mark.parametrize("truth", [0.0, 0.4, 1.0])
+def test_arc_face_by_its_formula(cosine, truth):
+    loss = ArcFace()(torch.tensor([[30 * cosine]]), torch.tensor([[truth]])).item()
+    assert loss == pytest.approx(slow_arc_face(cosine, truth), rel=1e-4, abs=1e-6)
 
 
 def test_roc_star_by_hand():

@@ -10,12 +10,14 @@ from torch import nn
 from common.errors import UserError
 from losses import LOSSES
 from models import Classifier, build
+from models.dropout import Cosines
 from models.weights import PACKAGED, load_pretrained, read_weights, widen_stem
 
 ARCHS = [
     "class_densenet121_dropout", "class_densenet121_large_dropout", "class_densenet161_dropout",
     "class_resnet18_dropout", "class_inceptionv3_dropout", "class_efficientnet_b0_dropout",
     "class_vit_tiny_patch16_224_dropout", "class_swin_tiny_patch4_window7_224_dropout", "class_convnext_atto_dropout",
+    "class_resnet18_arcface",
     "tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224",
 ]  # fmt: skip
 
@@ -82,6 +84,12 @@ def test_a_large_network_halves_the_map():
         build("class_efficientnet_b0_large_dropout", 19, 4, 64)
 
 
+def test_cosines_by_hand():
+    layer = Cosines(2, 2)
+    layer.weight.data = torch.tensor([[2.0, 0.0], [3.0, 3.0]])
+    torch.testing.assert_close(layer(torch.tensor([[0.0, 5.0]])), torch.tensor([[0.0, 30 * 0.5**0.5]]))
+
+
 def test_features_are_pooled_as_maps():
     """Tokens and channels-last maps come out as (N, C, h, w), without the class token."""
     net = build("class_vit_tiny_patch16_224_dropout", 19, 4, 32).eval()
@@ -93,7 +101,7 @@ def test_features_are_pooled_as_maps():
 
 @pytest.mark.parametrize("arch", ["densenet121x", "class_densenet121x_dropout", "class_densenet121x_large_dropout"])
 def test_unknown_name_lists_near_ones(arch):
-    forms = "class_<timm>_dropout, class_<timm>_large_dropout, <timm> with"
+    forms = "class_<timm>_dropout, class_<timm>_large_dropout, class_<timm>_arcface, <timm> with"
     with pytest.raises(UserError, match=f"{arch} is neither of {forms} .* near it: densenet121"):
         build(arch, 19, 4, 64)
 

@@ -158,6 +158,7 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--split_name", "none"], "--split_name none: .* does not exist; makefolds.py"),
         (["--loss", "Triplet"], "--loss Triplet is not known; choose from: BCE, Focal"),
         (["--scheduler", "Step"], "--scheduler Step is not known"),
+        (["--loss", "ArcFace"], "--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of test_resnet"),
         (["--arch", "densnet121"], "--arch densnet121 is neither"),
         (["--num_classes", "28"], "--num_classes 28: hpa has 19 classes"),
         (["--in_channels", "3"], "--in_channels 3: hpa images have 4"),
