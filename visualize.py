@@ -9,7 +9,8 @@
     python visualize.py curves RESULTS/models/Cell_BCE/fold0 RESULTS/models/Image_Focal/fold0 --out_path PICS
 
 overlays: `overlay_<ImageID>.png`, an image with its cells, their ids and top classes; dropped cells grey and dashed.
-contact_sheet: `sheet_<class>.png`, the cells of highest probability of each class, in colour and the protein alone.
+contact_sheet: `sheet_<class>.png`, the cells of highest probability of each class, in colour and the protein alone,
+and with --checkpoint the class activation map of that model on the protein.
 misses: `misses_wrong.png`, the cells most confident in a class that they do not have; `misses_overlooked.png`, the true
 cells whose class got the least; `misses.csv`, all of them. curves: `curves.png`, the logs of several runs in one.
 
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 import competitions
+from cells.crops import resize
 from cells.masks import decode_mask
 from cells.store import Store
 from cells.table import read_cells, read_table, write_table
@@ -63,6 +65,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         own.add_argument("--size", type=positive, default=size, help=f"pixels of an image or cell; default {size}")
         if name == "contact_sheet":
             own.add_argument("--crop_dir", required=True, help="crop store of the cells: CROPS/<dataset>")
+            own.add_argument("--checkpoint", help="a cell model of train.py: show where it sees the class, too")
         else:
             own.add_argument("--root_dir", required=True, help="folder of the images")
         if name == "overlays":
@@ -175,14 +178,21 @@ def contact_sheet(args: argparse.Namespace) -> None:
     cells, probs = read_opinion(args, competition, read_cells(args.cell_meta_csv_path))
     labels = read_truth(args.truth, cells, competition).labels if args.truth else None
     store = Store(existing(args.crop_dir, "--crop_dir"))
+    model = None
+    if args.checkpoint:
+        from pictures.cams import CellModel  # imports torch, seconds that the other pictures need not wait
+
+        model = CellModel(args.checkpoint, "--checkpoint", competition)
     for index, name in enumerate(competition.CLASSES):
         order = np.argsort(-probs[:, index], kind="stable")[: args.limit]
-        tiles = []
-        for row in order:
-            who = cells["ImageID"].iloc[row], int(cells["CellID"].iloc[row])
-            own = None if labels is None else labels[row]
-            crop = store.read(*who, args.size, raw=True)
-            tiles.append(cell_tile(crop, who, probs[row, index], index, own, competition.SHORT_NAMES))
+        keys = [(cells["ImageID"].iloc[row], int(cells["CellID"].iloc[row])) for row in order]
+        crops = [store.read(*key, raw=True) for key in keys]
+        heats = [None] * len(crops) if model is None else model.maps(crops, index)
+        tiles = [
+            cell_tile(resize(crop, args.size), key, probs[row, index], index, None if labels is None else labels[row],
+                      competition.SHORT_NAMES, heat)
+            for row, key, crop, heat in zip(order, keys, crops, heats, strict=True)
+        ]  # fmt: skip
         title = [Line(name), Line(f"the {len(order)} cells of highest probability of {len(cells)}", GREY)]
         if labels is not None:
             title.append(Line(f"{labels[order, index].sum()} of them true, {labels[:, index].sum()} in all", GREY))

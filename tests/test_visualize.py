@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import visualize
 from cells.crops import boxes
@@ -18,7 +20,11 @@ from cells.table import read_cells, write_table
 from common.errors import UserError
 from common.seeds import rng
 from competitions import hpa
+from engine.checkpoints import save
+from losses import build_loss
+from models import Classifier, build
 from pictures import judging
+from pictures.cams import grad_cam
 from pictures.composite import alone, composite, cut, shrink, shrink_mask, square, stretch
 from pictures.curves import best_scores
 from pictures.drawing import (
@@ -36,6 +42,7 @@ from pictures.drawing import (
 )  # fmt: skip
 from pictures.overlay import cell_mark, confidence, top_classes
 from pictures.sheet import grid, tile
+from pictures.tiles import heated
 
 SIZE = 64
 CELLS = {1: (4, 4, 30, 28), 2: (34, 6, 60, 30), 3: (8, 36, 34, 60), 4: (50, 50, 64, 64)}  # x1, y1, x2, y2
@@ -333,6 +340,70 @@ def test_best_scores_are_of_one_epoch():
     log = pd.DataFrame({"epoch": [1, 2], "AP a": [0.9, 0.5], "AP b": [0.1, 0.7], "AP c": [np.nan, np.nan]})
     assert best_scores(log).dropna().to_dict() == {"a": 0.5, "b": 0.7}
     assert best_scores(log[["epoch"]]).empty
+
+
+# ---- class activation maps
+
+
+class Planes(nn.Module):
+    """The images as their own feature map, and as logits the mean of channel 1 and twice that of 2 less that of 0."""
+
+    backbone = None
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.clone()
+
+    def head(self, maps: torch.Tensor) -> torch.Tensor:
+        means = maps.mean((2, 3))
+        return torch.stack([means[:, 1], 2 * means[:, 2] - means[:, 0]], dim=1)
+
+
+def test_grad_cam_weighs_the_map_by_the_gradients():
+    images = torch.from_numpy(rng(5).random((3, 3, 4, 6))).float()
+    first, second = (grad_cam(Planes(), images, index) for index in (0, 1))
+    assert torch.allclose(first, images[:, 1] / images[:, 1].amax((1, 2), keepdim=True))
+    own = (2 * images[:, 2] - images[:, 0]).clamp(min=0)
+    assert torch.allclose(second, own / own.amax((1, 2), keepdim=True), atol=1e-6)
+    assert not grad_cam(Planes(), -images, 0).any()
+    with pytest.raises(UserError, match="no feature map of rows and columns"):
+        grad_cam(Planes(), images[..., :1], 0)
+
+
+def test_heat_colours_where_it_is_hot():
+    grey = np.full((8, 8, 3), 50, np.uint8)
+    heat = np.zeros((8, 8), np.float32)
+    heat[:4] = 1
+    drawn = heated(grey, heat)
+    assert (drawn[4:] == 50).all() and (drawn[:4, :, 0] > 200).all()
+
+
+def save_model(path: Path, cell: str) -> Path:
+    names = {"arch": "test_resnet", "num_classes": 19, "in_channels": 4, "crop_size": 32, "img_size": 40, "cell": cell}
+    net = build("test_resnet", 19, 4, 32)
+    model = Classifier(net, build_loss("BCE", hpa.CLASS_WEIGHTS), hpa.MEAN, hpa.STD)
+    save({"model": model.state_dict(), "settings": names, "epoch": 1}, path)
+    return path
+
+
+def test_contact_sheets_with_maps(data):
+    own = ["--probabilities", "probs.csv", "--size", "40", "--limit", "2"]
+    path = save_model(data.work / "model.pth", "cell")
+    assert not visualize.main(flags(data, "contact_sheet", *own, "--checkpoint", str(path)))
+    wide = {file.name: read_png(file).shape[1] for file in data.out.iterdir()}
+    assert not visualize.main(flags(data, "contact_sheet", *own))
+    assert all(wide[file.name] >= read_png(file).shape[1] for file in data.out.iterdir())
+    assert wide["sheet_06_er.png"] == 2 * (3 * 40 + 6) + 3 * 8
+
+
+def test_maps_need_a_cell_model(data):
+    for path, message in (
+        (save_model(data.work / "image.pth", "image"), "was trained on whole images"),
+        (data.work / "cells.csv", "--checkpoint .*cells.csv"),
+        (data.work / "none.pth", "does not exist"),
+    ):
+        argv = flags(data, "contact_sheet", "--probabilities", "probs.csv")
+        with pytest.raises(UserError, match=message):
+            visualize.main([*argv, "--checkpoint", str(path)])
 
 
 # ---- the script
