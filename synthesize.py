@@ -31,6 +31,7 @@ from synthesis.labels import BALANCES
 
 COMPETITIONS = {"hpa": hpa}
 SMALLEST, LARGEST = 128, 8192  # pixels a side
+SMALLEST_CELL = 400  # pixels of the image for each cell
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -71,7 +72,7 @@ def read_request(args: argparse.Namespace, module):
         raise UserError("--train 0 --test 0 asks for no image; one of them must be 1 or more")
     choose(dict.fromkeys(BALANCES), args.class_balance, "--class_balance")
     width, height = _read_size(args.size)
-    cells = _read_cells(args.cells) if args.cells else None
+    cells = _read_cells(args.cells, most=width * height // SMALLEST_CELL) if args.cells else None
     return module.Request(args.seed, width, height, cells, args.class_balance)
 
 
@@ -83,11 +84,11 @@ def _read_size(text: str) -> tuple[int, int]:
     return sides
 
 
-def _read_cells(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", text)
+def _read_cells(text: str, most: int) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text)
     low, high = (int(part) for part in match.groups(default=match[1])) if match else (0, 0)
-    if not 1 <= low <= high:
-        raise UserError(f"--cells {text} must be MIN-MAX, such as 5-30, with 1 <= MIN <= MAX")
+    if not 1 <= low <= high <= most:
+        raise UserError(f"--cells {text} must be MIN-MAX, such as 5-30, from 1 to {most} at this --size")
     return low, high
 
 

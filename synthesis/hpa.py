@@ -10,6 +10,7 @@ import pandas as pd
 
 from cells.masks import encode_label_image, encode_mask
 from cells.table import CELL_COLUMNS, read_table, write_table
+from common.errors import UserError
 from common.files import atomic
 from common.seeds import rng
 from competitions.hpa import CHANNELS
@@ -76,13 +77,17 @@ def draw_cells(
 ) -> tuple[list[Cell], np.ndarray]:
     """The cells that the image shows any of, and which of them count as truth (bool array): those mostly visible."""
     settings = request.settings
-    for _ in range(20):
+    for attempt in range(60):
         count, scale = _density(draw, request, line)
+        scale *= 0.93**attempt  # in a narrow image, cells must be smaller to be mostly visible
         plans = _plan(draw, request, line, count, scale, spindles)
         cells = _visible(rasterise(plans, scale), request)
         counted = np.array([cell.visible > settings.visible for cell in cells], bool)
         if (counted & able_cells(cells)[SPINDLE]).any() if spindles else counted.any():
             break
+    else:
+        size = f"{request.width} x {request.height}"
+        raise UserError(f"no cell fits into {size} pixels with --cells {request.cells}; try other --cells or --size")
     for cell in cells:
         seen = np.zeros(cell.mask.shape, bool)
         seen[overlap(cell.top, cell.left, seen.shape, (request.height, request.width))[0]] = True

@@ -159,6 +159,7 @@ def test_one_split_may_be_empty(tmp_path, flags):
         (("--seed", "-1"), "--seed -1"),
         (("--cells", "5-2"), "--cells 5-2 must be MIN-MAX"),
         (("--cells", "many"), "--cells many"),
+        (("--cells", "5-69"), "from 1 to 68 at this --size"),
         (("--competition", "cat"), "--competition cat is not known; choose from: hpa"),
         (("--class_balance", "even"), "--class_balance even is not known; choose from: flat, natural"),
     ],
@@ -234,6 +235,13 @@ def test_cells_do_not_overlap_and_hold_their_nuclei(seed, width, height, line):
         assert cell.to_edge.shape == cell.to_nucleus.shape == cell.mask.shape
         paste(canvas, cell.top, cell.left, cell.mask.astype(int))
     assert counted.any() and canvas.max() == 1
+
+
+@pytest.mark.parametrize(("width", "height", "cells"), [(2000, 128, (1, 1)), (128, 128, (40, 40))])
+def test_narrow_and_crowded_images_hold_cells(width, height, cells):
+    image = draw_image(Request(3, width, height, cells), "train", 1)
+    assert image.pixels.shape == (height, width, 4) and image.classes
+    assert len(np.unique(image.labels)) == len(image.classes) + 1
 
 
 def test_visible_share_counts_what_lies_outside():
