@@ -13,7 +13,7 @@ from cells.watershed_cytoplasm import grow_cells
 from cells.watershed_nuclei import WIDTH, blur, find_nuclei, grow, nuclear_width, unmix
 
 LOOK = 512  # longer side of the image in which the nuclei's width is measured, pixels
-WORK = 256, 768  # shortest and longest longer side of the working image
+WORK = 256, 640  # shortest and longest longer side of the working image
 
 # The HPA segmentator drops smaller ones, pixels of the original image, at the sizes that the HPA publishes.
 NUCLEUS_AREA, CELL_AREA, PUBLISHED = 2500, 5500, 1500
