@@ -139,7 +139,10 @@ def overlooked(cells: pd.DataFrame, probs: np.ndarray, truth: Truth) -> pd.DataF
 
 def describe(table: pd.DataFrame, kind: str, cells: pd.DataFrame, truth: Truth,
              classes: Sequence[str]) -> pd.DataFrame:  # fmt: skip
-    """Rows of `wrong` or `overlooked` in names: Kind,ImageID,CellID,TrueCellID,IoU,Class,Probability,Label."""
+    """Rows of `wrong` or `overlooked` in names, as misses.csv has them: `MISS_COLUMNS`.
+
+    CellID and TrueCellID are 0 where there is no such cell; Label holds all true classes, joined by `|`.
+    """
     rows = []
     for cell, true, index, value in table.itertuples(index=False):
         own = cells.iloc[cell] if cell >= 0 else truth.table.iloc[true]

@@ -386,13 +386,13 @@ def save_model(path: Path, cell: str) -> Path:
 
 
 def test_contact_sheets_with_maps(data):
-    own = ["--probabilities", "probs.csv", "--size", "40", "--limit", "2"]
+    own = ["--probabilities", "probs.csv", "--size", "120", "--limit", "2"]
     path = save_model(data.work / "model.pth", "cell")
     assert not visualize.main(flags(data, "contact_sheet", *own, "--checkpoint", str(path)))
     wide = {file.name: read_png(file).shape[1] for file in data.out.iterdir()}
     assert not visualize.main(flags(data, "contact_sheet", *own))
-    assert all(wide[file.name] >= read_png(file).shape[1] for file in data.out.iterdir())
-    assert wide["sheet_06_er.png"] == 2 * (3 * 40 + 6) + 3 * 8
+    assert min(wide.values()) == 2 * (3 * 120 + 6) + 3 * 8  # a long title may need more
+    assert min(read_png(file).shape[1] for file in data.out.iterdir()) == 2 * (2 * 120 + 6) + 3 * 8
 
 
 def test_maps_need_a_cell_model(data):
