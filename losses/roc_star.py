@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 MOST = 1000  # positives and negatives whose pairs set a margin
 
@@ -30,9 +31,8 @@ class ROCStar(nn.Module):
         scores = logits.float().sigmoid()
         others = torch.cat([self.scores, scores.detach()])
         truths = torch.cat([self.truths, targets.float()])
-        gap = others[:, None] - scores  # (others, batch, classes)
-        above = too_close(gap + self.margins, truths < 0.5) * (targets >= 0.5)
-        below = too_close(self.margins - gap, truths >= 0.5) * (targets < 0.5)
+        above = mean_excess(others, truths < 0.5, scores - self.margins) * (targets >= 0.5)
+        below = mean_excess(-others, truths >= 0.5, -scores - self.margins) * (targets < 0.5)
         if self.training:
             self.remember(scores.detach(), targets)
         return (above + below).sum() / targets.isfinite().sum().clamp(min=1)
@@ -50,10 +50,19 @@ class ROCStar(nn.Module):
             self.margins.copy_(torch.stack([margin(*column, self.delta) for column in columns]))
 
 
-def too_close(distance: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Mean of relu(distance)^2 over the counted others: (M, N, K), (M, K) -> (N, K)."""
-    counted = counted.to(distance.dtype)
-    return torch.einsum("mnk,mk->nk", distance.relu() ** 2, counted) / counted.sum(0).clamp(min=1)
+def mean_excess(others: torch.Tensor, counted: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Mean of relu(other - point)^2 over the counted others: (M, K), (M, K), (N, K) -> (N, K).
+
+    From running sums over the sorted others instead of all M x N pairs, in double precision.
+    """
+    values, order = others.T.double().contiguous().sort(dim=1)
+    weights = counted.T.gather(1, order).double()
+    points = points.T.double().contiguous()
+    start = torch.searchsorted(values, points.detach(), right=True)  # the first other above each point
+    sums = (functional.pad((weights * values**power).cumsum(1), (1, 0)) for power in range(3))
+    count, first, second = (total[:, -1:] - total.gather(1, start) for total in sums)
+    excess = second - 2 * points * first + points**2 * count
+    return (excess.clamp(min=0) / weights.sum(1, keepdim=True).clamp(min=1)).T.float()
 
 
 def margin(scores: torch.Tensor, truths: torch.Tensor, before: torch.Tensor, delta: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from losses.focal_symmetric_lovasz_hard_log import FocalSymmetricLovaszHardLog
 from losses.hard_log import HardLog
 from losses.l1 import L1
 from losses.l2 import L2
-from losses.roc_star import ROCStar, margin
+from losses.roc_star import ROCStar, margin, mean_excess
 from losses.symmetric_lovasz import SymmetricLovasz, lovasz_hinge
 from losses.weighted_focal import WeightedFocal
 
@@ -108,6 +108,22 @@ def test_roc_star_margin_by_hand():
     scores[0] = 0.45  # -.05, .25, -.1, .2: two badly ordered, place 2, but there are two well ordered only
     assert margin(scores, truths, before, 2).item() == pytest.approx(0.25)
     assert margin(1 - scores, torch.tensor([1.0, 1, 1, 1, 1]), before, 2) == before
+
+
+def test_roc_star_s_running_sums_are_those_of_all_pairs():
+    torch.manual_seed(0)
+    others, counted = torch.rand(300, 4).round(decimals=2), torch.rand(300, 4) < 0.2
+    counted[:, 3] = False
+    points = torch.rand(7, 4).round(decimals=2).requires_grad_()
+    pairs = (others[:, None] - points).relu() ** 2 * counted[:, None]
+    expected = pairs.sum(0) / counted.sum(0).clamp(min=1)
+    ours = mean_excess(others, counted, points)
+    torch.testing.assert_close(ours, expected)
+    for result in (ours, expected):
+        result.sum().backward()
+        points.grad, slope = None, points.grad
+        torch.testing.assert_close(slope, -2 * (others[:, None] - points).relu().mul(counted[:, None]).sum(0).div(
+            counted.sum(0).clamp(min=1)).detach())  # fmt: skip
 
 
 def slow_roc_star(others: list, batch: list, gamma: float) -> float:
