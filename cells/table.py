@@ -140,8 +140,12 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
         if Path(path).suffix == ".parquet":
             pa.parquet.write_table(arrow, temporary)
         else:
-            style = "needed" if _needs_quotes(table) else "none"
-            pa.csv.write_csv(arrow, temporary, pa.csv.WriteOptions(quoting_style=style))
+            quoted = _needs_quotes(table)  # else the header is written by hand, as Arrow quotes it whatever the style
+            options = pa.csv.WriteOptions(include_header=quoted, quoting_style="needed" if quoted else "none")
+            with temporary.open("wb") as file:
+                if not quoted:
+                    file.write((",".join(map(str, table.columns)) + "\n").encode())
+                pa.csv.write_csv(arrow, file, options)
 
 
 def _needs_quotes(table: pd.DataFrame) -> bool:
