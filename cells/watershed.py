@@ -27,7 +27,7 @@ def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Ids count from 1 without gaps; a nucleus carries its cell's id, every cell has a nucleus; 0 is background.
     """
     shape = image.shape[:2]
-    work = _working_image(image)
+    work = working_image(image)
     nuclei = find_nuclei(work[..., 2])
     areas = np.bincount(nuclei.ravel())
     areas[0] = 0
@@ -41,7 +41,7 @@ def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _matched(enlarge(cells, shape), enlarge(nuclei, shape))
 
 
-def _working_image(image: np.ndarray) -> np.ndarray:
+def working_image(image: np.ndarray) -> np.ndarray:
     """RGBY, float32 (h, w, 4) in 0..255, at the size at which nuclei are `WIDTH` wide, as far as `WORK` allows."""
     longer = max(image.shape[:2])
     look = reduce(image, LOOK / longer)

@@ -172,13 +172,19 @@ def _stands_out(mask: np.ndarray, taken: np.ndarray, blue: np.ndarray, light: np
         return True
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     sharp = np.percentile(slope[edge], 20) >= FAINT_SHARP * level
-    return bool(level >= FAINT_CLEAR * outside and sharp and _solidity(inside) >= FAINT_SOLID)
+    return bool(level >= FAINT_CLEAR * outside and sharp and _solidity(mask.sum(), _hull(mask)) >= FAINT_SOLID)
 
 
-def _solidity(mask: np.ndarray) -> float:
-    """Area / area of the convex hull."""
-    hull = cv2.convexHull(np.argwhere(mask)[:, ::-1].astype(np.int32))
-    return float(mask.sum() / cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1).sum())
+def _hull(mask: np.ndarray, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Corners (x, y) of the convex hull of a mask's pixel centres. corner: (y, x) of the mask's first pixel."""
+    points = np.argwhere(mask) + corner
+    return cv2.convexHull(points[:, ::-1].astype(np.int32))[:, 0]
+
+
+def _solidity(area: int, hull: np.ndarray) -> float:
+    """Pixels of a mask / pixels of its convex hull (counted by Pick's theorem)."""
+    edges = np.abs(hull - np.roll(hull, 1, axis=0))
+    return area / (cv2.contourArea(hull) + np.gcd(*edges.T).sum() / 2 + 1)
 
 
 class Contact(NamedTuple):
@@ -201,6 +207,18 @@ class Contact(NamedTuple):
         return self.neck * self.dip * self.balance * self.solidity / self.size**0.25
 
 
+class Part(NamedTuple):
+    """A part of a region: the light of its pixels, its greatest depth, the corners of its convex hull."""
+
+    light: np.ndarray
+    depth: float
+    hull: np.ndarray
+
+    def join(self, other: "Part") -> "Part":
+        hull = cv2.convexHull(np.concatenate([self.hull, other.hull]))[:, 0]
+        return Part(np.concatenate([self.light, other.light]), max(self.depth, other.depth), hull)
+
+
 def split(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
     """Label image, int32, of the nuclei of `mask`: regions cut at necks, dips and steps of light.
 
@@ -210,45 +228,64 @@ def split(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
     depth = np.where(mask, blur(_depth(mask), 1), 0).astype(np.float32)
     near = cv2.dilate(light, np.ones((WIDTH, WIDTH), np.uint8))
     height = depth * light / np.maximum(near, 1e-3)
-    parts = watershed(-height, _peaks(height, mask), mask=mask).astype(np.int32)
-    regions, _ = ndimage.label(parts > 0)
-    for region, box in enumerate(ndimage.find_objects(regions), start=1):
-        inside = regions[box] == region
-        if np.ptp(parts[box][inside]):
-            own = np.where(inside, parts[box], 0)
-            parts[box][inside] = _join(own, depth[box], light[box])[inside]
-    return parts
+    labels = watershed(-height, _peaks(height, mask), mask=mask).astype(np.int32)
+    borders = _borders(labels, depth, light)
+    wanted = {label for pair in borders for label in pair}
+    parts = {}
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if label in wanted:
+            own = labels[box] == label
+            hull = _hull(own, (box[0].start, box[1].start))
+            parts[label] = Part(light[box][own], float(depth[box][own].max()), hull)
+    return _join(parts, borders, np.arange(labels.max() + 1, dtype=np.int32))[labels]
 
 
-def _join(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> np.ndarray:
-    contacts = _contacts(parts, depth, light)
-    while contacts:
-        first, second = max(contacts, key=lambda pair: contacts[pair].unity)
-        if contacts[first, second].unity < SPLIT:
-            break
-        parts[parts == second] = first
-        contacts = _contacts(parts, depth, light)
-    return parts
+Borders = dict[tuple[int, int], np.ndarray]
 
 
-def _contacts(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> dict[tuple[int, int], Contact]:
-    pairs, depths, lights = [], [], []
+def _borders(labels: np.ndarray, depth: np.ndarray, light: np.ndarray) -> Borders:
+    """Per pair of touching labels (the smaller first) the depth and the light where they touch: (n, 2)."""
+    pairs, values = [], []
     for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        on = (parts[one] != parts[other]) & (parts[one] > 0) & (parts[other] > 0)
-        pairs.append(np.sort(np.stack([parts[one][on], parts[other][on]], axis=1), axis=1))
-        depths.append(np.maximum(depth[one], depth[other])[on])
-        lights.append(np.minimum(light[one], light[other])[on])
-    pairs, depths, lights = np.concatenate(pairs), np.concatenate(depths), np.concatenate(lights)
-    contacts = {}
-    for pair in np.unique(pairs, axis=0):
-        at = (pairs == pair).all(axis=1)
-        masks = [parts == label for label in pair]
-        dim, bright = sorted(float(np.percentile(light[mask], 75)) for mask in masks)
-        contacts[tuple(pair.tolist())] = Contact(
-            neck=float(depths[at].max() / min(depth[mask].max() for mask in masks)),
-            dip=float(np.percentile(lights[at], 90) / max(dim, 1e-3)),
-            balance=dim / max(bright, 1e-3),
-            solidity=_solidity(masks[0] | masks[1]),
-            size=min(1.0, min(int(mask.sum()) for mask in masks) / WIDTH**2),
-        )
-    return contacts
+        on = (labels[one] != labels[other]) & (labels[one] > 0) & (labels[other] > 0)
+        pairs.append(np.sort(np.stack([labels[one][on], labels[other][on]], axis=1), axis=1))
+        deepest, darkest = np.maximum(depth[one], depth[other])[on], np.minimum(light[one], light[other])[on]
+        values.append(np.stack([deepest, darkest], axis=1))
+    pairs, values = np.concatenate(pairs), np.concatenate(values)
+    if not len(pairs):
+        return {}
+    order = np.lexsort(pairs.T[::-1])
+    names, starts = np.unique(pairs[order], axis=0, return_index=True)
+    groups = np.split(values[order], starts[1:])
+    return {(first, second): group for (first, second), group in zip(names.tolist(), groups, strict=True)}
+
+
+def _join(parts: dict[int, Part], borders: Borders, owner: np.ndarray) -> np.ndarray:
+    """Join parts that are one; gives for each label (`owner`: itself, at first) the label it ends up with."""
+    unity = {pair: _contact(parts, pair, border).unity for pair, border in borders.items()}
+    while unity and max(unity.values()) >= SPLIT:
+        first, second = max(unity, key=unity.__getitem__)
+        parts[first] = parts[first].join(parts.pop(second))
+        owner[owner == second] = first
+        for pair in [pair for pair in borders if first in pair or second in pair]:
+            border = borders.pop(pair)
+            del unity[pair]
+            others = set(pair) - {first, second}
+            if others:
+                new = tuple(sorted((first, others.pop())))
+                borders[new] = np.concatenate([borders[new], border]) if new in borders else border
+        for pair in [pair for pair in borders if first in pair]:
+            unity[pair] = _contact(parts, pair, borders[pair]).unity
+    return owner
+
+
+def _contact(parts: dict[int, Part], pair: tuple[int, int], border: np.ndarray) -> Contact:
+    one, other = (parts[label] for label in pair)
+    dim, bright = sorted(float(np.percentile(part.light, 75)) for part in (one, other))
+    return Contact(
+        neck=float(border[:, 0].max() / min(one.depth, other.depth)),
+        dip=float(np.percentile(border[:, 1], 90) / max(dim, 1e-3)),
+        balance=dim / max(bright, 1e-3),
+        solidity=_solidity(len(one.light) + len(other.light), one.join(other).hull),
+        size=min(1.0, min(len(one.light), len(other.light)) / WIDTH**2),
+    )
