@@ -1,11 +1,13 @@
 """How well the finder `watershed` finds the HPA Cell Segmentator's cells, beside a plain watershed of 15 lines.
 
-    python benchmarks/watershed.py --data_dir ../shared/data/hpa [--stress 0] [--synthetic FOLDER] [--nuclei FOLDER]
+    python benchmarks/watershed.py --data_dir ../shared/data/hpa [--stress 0] [--synthetic FOLDER] [--nuclei FOLDER] \
+        [--pictures FOLDER]
 
 `--data_dir` holds train/ and segmentator_masks/ (a label image per image). Prints per image the cells of the
 segmentator and ours, the segmentator's cells matched at IoU .6, the mean best IoU, the ratio of the counts and the CPU
 seconds; then the same over harder versions of the images (benchmarks/stress.py); with `--synthetic` for the test images
 that synthesize.py wrote there; with `--nuclei` for the nuclei in the fluorescence images of a folder as of DSB 2018.
+`--pictures` gets a JPEG per image: the segmentator's outlines in white, our cells in magenta, our nuclei in cyan.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from cells.table import read_cells
 from cells.watershed import find_cells, reduce, working_image
 from cells.watershed_nuclei import find_nuclei
 from common.errors import run
-from common.files import existing
+from common.files import atomic, existing
 from competitions.hpa import read_image
 
 Finder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -135,6 +137,21 @@ def only_nuclei(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return large, large
 
 
+def picture(image: np.ndarray, truth: np.ndarray, side: int = 760) -> np.ndarray:
+    """The image with the outlines of the truth, our cells and our nuclei, BGR (side, ~side, 3)."""
+    cells, nuclei = find_cells(image)
+    size = tuple(round(length * side / max(truth.shape)) for length in truth.shape[::-1])
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., [2, 3, 0]].astype(np.float32)
+    light = np.clip(small / np.percentile(small, 99.7, axis=(0, 1)), 0, 1) ** 0.6
+    drawn = np.ascontiguousarray((light * 255).astype(np.uint8))
+    for labels, color in ((truth, (255, 255, 255)), (cells, (255, 0, 255)), (nuclei, (255, 255, 0))):
+        coarse = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+        for label in np.unique(coarse)[1:]:
+            outlines, _ = cv2.findContours((coarse == label).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(drawn, outlines, -1, color, 1)
+    return drawn
+
+
 def say(name: str, result: tuple[Agreement, float]) -> None:
     (truth, found, matched, overlap), seconds = result
     print(
@@ -149,6 +166,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stress", type=int, default=1, help="0 leaves out the harder versions of the images")
     parser.add_argument("--synthetic", type=Path, help="a data set of synthesize.py")
     parser.add_argument("--nuclei", type=Path, help="a folder with train.csv and train/ as in DSB 2018")
+    parser.add_argument("--pictures", type=Path, help="a folder for pictures of the images with the outlines")
     return parser
 
 
@@ -161,6 +179,10 @@ def main(argv: list[str] | None = None) -> None:
     for name, finder in (("plain", plain), ("watershed", find_cells)):
         for image_id, labelled in images.items():
             say(f"{image_id[:8]} {name}", measure(finder, [labelled]))
+    if args.pictures:
+        for image_id, labelled in images.items():
+            with atomic(args.pictures / f"watershed_{image_id[:8]}.jpg") as path:
+                cv2.imwrite(str(path), picture(*labelled), [cv2.IMWRITE_JPEG_QUALITY, 80])
     if args.stress:
         for name, change in CHANGES.items():
             say(name, measure(find_cells, (change(*labelled) for labelled in images.values())))

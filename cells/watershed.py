@@ -18,7 +18,7 @@ WORK = 256, 640  # shortest and longest longer side of the working image
 # The HPA segmentator drops smaller ones, pixels of the original image, at the sizes that the HPA publishes.
 NUCLEUS_AREA, CELL_AREA, PUBLISHED = 2500, 5500, 1500
 # Small nuclei and reduced images: never more than this part of the typical nucleus' area; of a cell, twice as much.
-NUCLEUS_PART, REDUCED_PART = 0.35, 0.14
+NUCLEUS_PART, REDUCED_PART = 0.35, 0.1
 
 
 def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ NOISE = 4  # and than so many standard deviations of the background,
 LOCAL, REACH = 0.17, 3  # and than this part of the lightest point within reach;
 SHARP = 0.15  # their outline is so steep (relative, per pixel): in haze the threshold rises until it is,
 HAZY = 0.3  # up to this
-SIGMAS = (1.5, 2.2, 3)  # three smoothings vote on the borders between cells; the middle one when all differ
+SIGMAS = (1.4, 2, 2.8)  # three smoothings vote on the borders between cells; the middle one when all differ
 STEEP = 3  # weight of the gradient: borders lie where light falls, not only where it is lowest
 CLOSING = 5  # radius of the notches that are filled
 
