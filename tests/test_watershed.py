@@ -267,8 +267,8 @@ def test_it_finds_them_in_worse_images_too(real, change):
 @pytest.mark.slow
 def test_it_finds_them_in_a_crowd(real):
     cells = [cell for labelled in real.values() for cell in whole_cells(*labelled)]
-    total = measure(find_cells, [crowd(cells, 0.6, seed=1)])[0]
-    assert total.truth > 60
+    total = measure(find_cells, [crowd(cells, 0.6, seed=1, size=1400)])[0]
+    assert total.truth > 25
     assert total.matched >= 0.9 * total.truth
 
 
