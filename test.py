@@ -9,7 +9,6 @@ Seed 0 sees the whole image; every other seed a random crop of each, as in train
 """
 
 import argparse
-import zlib
 from argparse import Namespace
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import competitions
 from augment.crops import random_crop, whole
 from augment.views import parse_views
 from common.errors import UserError, run
-from common.files import existing, sole_writer
+from common.files import digest, existing, sole_writer
 from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.data import Samples
 from engine.device import describe, make_fabric
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int | None:
     model = fabric.setup(network(args, checkpoint, path))
     out = Path(args.base_dir) / "submissions" / args.out_dir / f"fold{args.fold}"
     out /= f"epoch_{epoch_name(checkpoint['epoch'])}"
-    identity = zlib.crc32(path.read_bytes())
+    identity = digest(path)
     with sole_writer(out) if fabric.global_rank == 0 else nullcontext():
         for seed in seeds:
             files = {view: out / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz" for view in views}

@@ -84,7 +84,7 @@ def make_cells(folder: Path, count: int) -> list[str]:
 
 def run_ours(fabric, model, samples: Samples, out: Path, args) -> None:
     files = {view: out / f"{view}_seed1" / "prob_test.npz" for view in VIEWS}
-    predict_views(fabric, model, samples, files, 1, args.batch_size, args.workers, "ours")
+    predict_views(fabric, model, samples, files, "", args.batch_size, args.workers, "ours")
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ PART_BATCHES = 16  # batches between two saves: what an interruption costs at mo
 
 
 def predict_views(
-    fabric: Fabric, model: nn.Module, samples: Samples, files: dict[str, Path], identity: int, batch_size: int,
+    fabric: Fabric, model: nn.Module, samples: Samples, files: dict[str, Path], identity: str, batch_size: int,
     workers: int, title: str,
 ) -> None:  # fmt: skip
     """Predict all samples in the views that `files` (view -> prob_<dataset>.npz) names, and write those files.
@@ -67,7 +67,7 @@ def _probs(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     return model(images)["probs"].float().cpu().numpy()
 
 
-def _fingerprint(samples: Samples, identity: int) -> int:
+def _fingerprint(samples: Samples, identity: str) -> int:
     """A number that changes when the weights, the samples or how they are cropped change."""
     settings = [identity, samples.img_size, samples.crop_size, samples.seed, repr(samples.augment), list(samples.keys)]
     return zlib.crc32(json.dumps(settings).encode())
