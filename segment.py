@@ -12,7 +12,6 @@ they are not in the crop store, and no later stage looks at them.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -28,7 +27,7 @@ from cells.finders import FINDERS, Finder
 from cells.segmenting import COLUMNS, Job, Size, read_image, segment_image
 from common.errors import UserError, choose, run
 from common.files import atomic, existing, safe_name, sole_writer
-from common.workers import WorkerDied, run_each
+from common.workers import WorkerDied, count_workers, run_each
 
 BATCH = 8  # images a call of a finder's network
 
@@ -131,15 +130,6 @@ def make_job(args: argparse.Namespace, finder: Finder) -> Job:
         crops=Path(args.crop_dir) / args.dataset,
         images=Path(args.img_dir) / args.dataset,
     )
-
-
-def count_workers(workers: int | None) -> int:
-    """--workers, or one a core that this process may use."""
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 0:
-        raise UserError(f"--workers {workers} must be 0 or more")
-    return workers
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -9,6 +9,17 @@ from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, T
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
+from common.errors import UserError
+
+
+def count_workers(workers: int | None) -> int:
+    """--workers, or one a core that this process may use."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 0:
+        raise UserError(f"--workers {workers} must be 0 or more")
+    return workers
+
 
 class WorkerDied(RuntimeError):
     """A worker process was killed while it worked on an item, mostly for want of memory."""
