@@ -1,0 +1,125 @@
+"""Near-duplicate images by perceptual hash: hashes, clusters of close ones, and folds that keep a cluster together.
+
+The hash is imagehash's `phash`: 64 bits that tell which of the 8 x 8 lowest frequencies of the picture, shrunk to
+32 x 32, lie above their median. It hardly changes with the file's format, size, brightness or contrast, but does change
+when the picture is turned or flipped.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numba import njit
+
+from cells.crops import to_uint8
+from cells.table import read_table
+from common.errors import UserError, some
+
+BITS = 64  # of a hash
+
+
+def hash_image(image: np.ndarray) -> np.ndarray:
+    """The hashes of an image (H, W, C) of 8 or 16 bits: uint64, (1,) of an RGB image's grey values, else (C,)."""
+    import imagehash
+    from PIL import Image
+
+    image = to_uint8(image)
+    planes = [image] if image.shape[2] == 3 else np.moveaxis(image, 2, 0)
+    bits = [imagehash.phash(Image.fromarray(np.ascontiguousarray(plane))).hash for plane in planes]
+    return np.packbits(np.reshape(bits, (len(planes), BITS)), axis=1).view(">u8")[:, 0].astype(np.uint64)
+
+
+def format_hash(hashes: np.ndarray) -> str:
+    """Hashes (C,) as text: 16 hexadecimal digits each, joined by `-`.
+
+    >>> format_hash(np.array([1, 255], np.uint64))
+    '0000000000000001-00000000000000ff'
+    """
+    return "-".join(f"{int(value):016x}" for value in hashes)
+
+
+def parse_hashes(texts: Sequence[str]) -> np.ndarray:
+    """What `format_hash` wrote, N texts of equally many hashes, as uint64 (N, C)."""
+    values = [[int(part, 16) for part in text.split("-")] for text in texts]
+    return np.array(values, np.uint64).reshape(len(values), -1 if values else 0)
+
+
+def find_clusters(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """The cluster of each row of `hashes` (N, C) uint64: int64 (N,), counted from 0 in the order of the rows.
+
+    Two rows are near when in every column at most `distance` bits differ; clusters are the connected components, so
+    that the ends of a chain of near ones may lie further apart. Every pair is compared: N squared, but compiled (5
+    thousand million pairs of 100,000 rows take seconds), and equal rows count as one.
+    """
+    if not len(hashes):
+        return np.zeros(0, np.int64)
+    distinct, which = np.unique(hashes, axis=0, return_inverse=True)
+    roots = _join_near(np.ascontiguousarray(distinct), distance)[which.reshape(-1)]
+    return pd.factorize(roots)[0].astype(np.int64)
+
+
+@njit(cache=True)
+def _join_near(hashes, distance):
+    count, columns = hashes.shape
+    parent = np.arange(count)
+    for i in range(count):
+        for j in range(i + 1, count):
+            column = 0
+            while column < columns and _count_bits(hashes[i, column] ^ hashes[j, column]) <= distance:
+                column += 1
+            if column == columns:
+                parent[_root(parent, j)] = _root(parent, i)
+    for i in range(count):
+        parent[i] = _root(parent, i)
+    return parent
+
+
+@njit(cache=True)
+def _root(parent, i):
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(cache=True)
+def _count_bits(bits):
+    """The ones of a uint64 by adding up neighbours; the compiler makes one machine instruction of it."""
+    bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+def choose_kept(clusters: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """One row of each cluster: bool (N,). The one of the highest count (N,) of labels, of equals the first."""
+    order = np.lexsort((np.arange(len(clusters)), -counts))
+    kept = np.zeros(len(clusters), bool)
+    kept[order[np.unique(clusters[order], return_index=True)[1]]] = True
+    return kept
+
+
+def read_groups(path: str, keep: bool = False) -> pd.DataFrame:
+    """duplicates.csv: ID and Cluster as text, unique in ID; with `keep`, a column Keep of 0 and 1 too."""
+    columns = {"ID": str, "Cluster": str} | ({"Keep": int} if keep else {})
+    groups = read_table(path, columns, key=["ID"])
+    if keep and not groups["Keep"].isin([0, 1]).all():
+        row = int(np.flatnonzero(~groups["Keep"].isin([0, 1]))[0])
+        raise UserError(f"{path} row {row + 2}: Keep is {groups['Keep'].iloc[row]}; 0 or 1 are right")
+    return groups
+
+
+def check_folds(folds: pd.DataFrame, group: str, name: str) -> None:
+    """UserError when rows of a table (columns Fold and `group`) with the same group are in several folds.
+
+    group: "Cluster" of images.csv made with --groups, "ImageID" of cells.csv. name: the table's file, for the message.
+    """
+    spread = folds.drop_duplicates([group, "Fold"])
+    leaks = spread.loc[spread[group].duplicated(keep=False)]
+    if len(leaks):
+        first = leaks[group].iloc[0]
+        where = some(sorted(leaks.loc[leaks[group] == first, "Fold"]), 20)
+        raise UserError(
+            f"{name} leaks: {group} {first} is in the folds {where}, and {leaks[group].nunique()} in all are in more "
+            "than one; makefolds.py keeps them together"
+        )
