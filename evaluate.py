@@ -21,7 +21,7 @@ from common.files import atomic, existing
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--competition", default="hpa", help="whose score: " + ", ".join(competitions.COMPETITIONS))
+    competitions.add_flags(parser)
     parser.add_argument("--submission", required=True, nargs="+", help="submissions as ensemble.py writes them")
     parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
     parser.add_argument("--truth", required=True, help="truth table: a cells table with a further column Label")
@@ -32,7 +32,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Score the submission, show and write the result."""
     args = get_args_parser().parse_args(argv)
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     names = args.names or args.submission
     if len(names) != len(args.submission):
         raise UserError(f"--names has {len(names)} names for {len(args.submission)} submissions")

@@ -41,7 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop_dir", required=True, help="folder for the crop store")
     parser.add_argument("--img_dir", required=True, help="folder for the resized images")
     parser.add_argument("--cache_dir", required=True, help="folder for label images and what is done")
-    parser.add_argument("--competition", default="hpa", help="default: hpa")
+    competitions.add_flags(parser)
     parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
     parser.add_argument(
         "--finder", help=f"one of: {', '.join(FINDERS)}; default: hpacellseg with weights, watershed without"
@@ -102,7 +102,7 @@ def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
 
     UserError when there is no image or an ID cannot be a file's name.
     """
-    metadata = competitions.get(args.competition).read_metadata(args.metadata)
+    metadata = competitions.get(args.competition, args.classes).read_metadata(args.metadata)
     if metadata.empty:
         raise UserError(f"{args.metadata} has no images")
     for image_id in metadata["ID"]:

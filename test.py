@@ -13,7 +13,6 @@ from argparse import Namespace
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from augment.crops import random_crop, whole
 from augment.views import parse_views
 from common.errors import UserError, run
 from common.files import digest, existing, sole_writer
+from competitions import Competition
 from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.data import Samples
 from engine.device import describe, make_fabric
@@ -41,7 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """The command line; defaults of None are read from the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--competition", default="hpa", help=f"one of {', '.join(competitions.COMPETITIONS)}")
+    competitions.add_flags(parser)
     add("--base_dir", default="results", help="train.py's --result_dir")
     add("--out_dir", required=True, help="the run's name")
     add("--fold", type=int, default=0)
@@ -127,9 +127,9 @@ def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
     """The --network_path of --preload bestfitting in the form of a checkpoint, before any epoch."""
     if not args.network_path:
         raise UserError("--preload bestfitting needs --network_path, the checkpoint to predict with")
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     path = existing(args.network_path, "--network_path")
-    settings = {**competition.TRAIN_DEFAULTS, "num_classes": len(competition.CLASSES), "cell": "image"}
+    settings = {**competition.TRAIN_DEFAULTS["classify"], "num_classes": len(competition.CLASSES), "cell": "image"}
     weights = read_bestfitting(path, "--network_path")
     return path, {"model": weights, "settings": settings | {"arch": args.arch or settings["arch"]}, "epoch": 0}
 
@@ -148,8 +148,8 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
 
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
-    competition = competitions.get(args.competition)
-    criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
+    competition = competitions.get(args.competition, args.classes)
+    criterion = build_loss(args.loss, np.ones(args.num_classes))
     if args.preload:
         net = untrained(args, checkpoint["model"], path, competition)
         return Classifier(net, criterion, competition.MEAN, competition.STD)
@@ -159,7 +159,7 @@ def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     return model
 
 
-def untrained(args: Namespace, weights: dict[str, torch.Tensor], path: Path, competition: ModuleType) -> nn.Module:
+def untrained(args: Namespace, weights: dict[str, torch.Tensor], path: Path, competition: Competition) -> nn.Module:
     """The network of --preload bestfitting, giving logits of the competition's classes."""
     classes = len(weights[LAST[1]])
     if classes not in (OLD_CLASSES, args.num_classes):
@@ -174,7 +174,8 @@ def open_dataset(args: Namespace, seed: int) -> Samples:
     datasets, images = args.dataset, None
     if args.dataset == "valid":
         datasets = "train"
-        images = read_fold(args.folds_dir, args.split_name, args.fold, competitions.get(args.competition))[1]
+        competition = competitions.get(args.competition, args.classes)
+        images = read_fold(args.folds_dir, args.split_name, args.fold, competition)[1]
     else:
         suffix = ".zip" if args.cellorimage == "cell" else ".png"
         folder = existing(Path(args.img_dir) / args.dataset, "--dataset")

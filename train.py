@@ -1,84 +1,105 @@
-"""Train a network on the images or cells that segment.py wrote.
+"""Train a network: on the images or cells that segment.py wrote, or on the labelled cells of whole images (a finder).
 
     python train.py --out_dir Cell_BCE --loss BCE --cell cell --split_name random_folds10 --fold 0 \\
         --result_dir RESULTS --img_path CROPS
+    python train.py --competition riva --arch centernet_resnet50 --out_dir Detector --split_name random_folds5 \\
+        --fold 0 --result_dir RESULTS --metadata DATA/annotations/train.csv --root_dir DATA/images/train
 
+What is trained follows from --arch: a classifier, a detector (boxes, masks), a network of class maps.
 Writes RESULTS/models/<out_dir>/fold<k>/: <NNN>.pth after each epoch, best.pth, last.pth, settings.json, log.csv and
 curves.png. The same command run again goes on where the last one ended, after a kill -9 too, to the same numbers.
 A flag that is not given takes the competition's published default.
 """
 
 import argparse
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 
-import torch
 from lightning_fabric import Fabric
 
 import competitions
 from augment import TRAIN
-from augment.crops import whole
 from common.errors import UserError, choose, run
 from common.files import sole_writer
-from engine.checkpoints import load_model, read, run_folder
-from engine.data import Samples, balanced_weights
+from competitions import Competition
+from engine.checkpoints import run_folder
 from engine.device import describe, make_fabric
-from engine.samples import open_samples, read_fold
-from engine.schedules import STEPS, learning_rate
+from engine.optimizers import OPTIMIZERS, make_optimizer
+from engine.schedules import SCHEDULERS, SHAPES, Span, make_rate
 from engine.settings import claim_folder, read_settings, resolve
-from engine.targets import apply_targets
 from engine.train import Plan, fit
-from losses import LOSSES, build_loss
-from models import MODELS, Classifier, build
-from models.bestfitting import load_bestfitting, read_bestfitting
-from models.weights import load_pretrained
+from losses import LOSSES
+from models import ARCHITECTURES
+from tasks import TASKS, task_of
+
+# What a flag is when neither the user nor the competition says so.
+DEFAULTS = {
+    "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
+    "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
+    "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "augment": "none", "loss": "BCE",
+}  # fmt: skip
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """The command line; defaults of None come from the competition's TRAIN_DEFAULTS."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--competition", default="hpa", help=f"one of {', '.join(competitions.COMPETITIONS)}")
+    competitions.add_flags(parser)
     add("--out_dir", required=True, help="the run's name")
     add("--result_dir", default="results", help="the folder of all runs")
     # What it sees.
-    add("--img_path", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
+    add("--img_path", help="classifiers: segment.py's --crop_dir (cells) or --img_dir (images)")
     add("--cell", choices=["cell", "image"], default="image", help="train on single cells or on whole images")
     add("--dataset", default="train", help="dataset folders below --img_path, joined by commas: train,external")
+    add("--metadata", help="finders: the table of labelled cells")
+    add("--root_dir", help="finders: the folder of the images")
     add("--split_name", help="a folder of --folds_dir")
     add("--folds_dir", default="cv_folds", help="where makefolds.py wrote")
     add("--fold", type=int, default=0, help="the fold to validate on")
-    add("--img_size", type=int, help="pixels a side that an image or cell is read at")
+    add("--img_size", type=int, help="pixels a side that an image or cell is read at; finders: its longer side")
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
-    add("--augment", choices=list(TRAIN), help="random changes in training")
-    add("--sample", type=int, default=0, help="draw this many class-balanced samples an epoch (0: every sample once)")
+    add("--augment", help=f"random changes in training: {', '.join(TRAIN)}")
+    add("--sample", type=int, help="draw this many class-balanced samples an epoch (0: every sample once, -1: as many)")
     add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
+    add("--mixup", type=float, help="alpha of MixUp; 0: none")
+    add("--cutmix", type=float, help="alpha of CutMix; 0: none")
+    add("--mix_share", type=float, help="the share of batches that is mixed")
     # What it is.
-    add("--arch", help=f"{', '.join(MODELS)} with any timm network as <timm>, as class_densenet121_dropout")
-    add("--num_classes", type=int, help="the number of classes, checked against the competition's")
-    add("--in_channels", type=int, help="image channels: 4")
+    add("--arch", help=f"{', '.join(ARCHITECTURES)} with any timm network as <timm>, as class_densenet121_dropout")
+    add("--num_classes", type=int, help="the number of classes; finders may also have 1, a cell of any kind")
+    add("--in_channels", type=int, help="image channels: 4 for hpa, 3 for the others")
     add("--pretrained", help="weights to start from: a file, or efficientnet-lite0 for the packaged ImageNet weights")
+    add("--train_blocks", type=int, help="train only the last so many blocks of the backbone; 0: all")
     add("--resume", help="a checkpoint of train.py: with --preload to start from, else the last.pth to go on from")
     add("--preload", choices=["self", "bestfitting"],
         help="begin at epoch 1 with the weights of --resume: train.py's own, or a DenseNet of the 2018 competition, "
              "whose last layer is replaced")  # fmt: skip
     add("--puzzle", type=int, choices=[0], default=0, help="0: no PuzzleCAM")
     # How it learns.
-    add("--loss", help=f"one of {', '.join(LOSSES)}")
-    add("--scheduler", help=f"one of {', '.join(STEPS)}")
-    add("--lr", type=float, help="the first epoch's learning rate; the schedule's later ones change in proportion")
+    add("--loss", help=f"of classifiers, one of {', '.join(LOSSES)}")
+    add("--label_smoothing", type=float, help="of the cross-entropies: the share of a target that all classes get")
+    add("--optimizer", help=f"one of {', '.join(OPTIMIZERS)}")
+    add("--weight_decay", type=float)
+    add("--backbone_lr", type=float, help="the backbone's learning rate in parts of the others'")
+    add("--scheduler", help=f"one of {', '.join(SCHEDULERS)}")
+    add("--lr", type=float, help="the highest learning rate; of a step schedule the first, the later in proportion")
+    add("--warmup_epochs", type=float, help="epochs in which the learning rate rises")
+    add("--final_lr", type=float, help="cosine: the last learning rate in parts of --lr")
     add("--epochs", type=int)
+    add("--patience", type=int, help="stop after so many epochs without a better one; 0: never")
     add("--batch_size", type=int)
     add("--effective_batch", type=int, help="samples an optimiser step: a multiple of batch_size x number of GPUs")
     add("--clipnorm", type=float, help="largest gradient norm, 0: no clipping")
+    add("--ema", type=float, help="decay of a running mean of the weights, which is judged and saved; 0: none")
+    add("--skip_nonfinite", type=int, help="batches whose loss is not finite that a run may leave out")
     add("--seed", type=int, default=1)
     # Where and how fast.
     add("--gpu_id", default="0", help="GPUs joined by commas, or cpu; without any GPU the CPU is used")
     add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
     add("--resetscale", type=int, choices=[0, 1], default=0, help="1: begin with a fresh loss scale when going on")
+    add("--compile", type=int, choices=[0, 1], default=0, help="1: torch.compile the network")
+    add("--fused", type=int, choices=[0, 1], default=0, help="1: the optimiser's fused kernel")
     add("--workers", type=int, default=0, help="processes that read and augment")
     add("--save_minutes", type=float, default=20, help="save the state inside an epoch at least this often")
     return parser
@@ -86,10 +107,11 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     if args.batch_size and not args.effective_batch:
         args.effective_batch = args.batch_size
-    resolve(args, {"num_classes": len(competition.CLASSES), **competition.TRAIN_DEFAULTS})
+    defaults = defaults_of(args, competition)
+    resolve(args, {**DEFAULTS, "num_classes": len(competition.CLASSES), **defaults})
     check(args, competition)
     folder = run_folder(args.result_dir, args.out_dir, args.fold)
     if args.resume and not args.preload:
@@ -101,13 +123,24 @@ def main(argv: list[str] | None = None) -> int | None:
         train(args, competition, folder, fabric)
 
 
-def check(args: argparse.Namespace, competition: ModuleType) -> None:
+def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
+    """The competition's settings for the kind of network that --arch names; without the flag for its first kind."""
+    kinds = competition.TRAIN_DEFAULTS
+    task = task_of(args.arch) if args.arch else next(iter(kinds))
+    own = choose(kinds, task, f"--arch {args.arch}: a network to {task} for {args.competition}:")
+    args.arch = args.arch or own["arch"]
+    return own
+
+
+def check(args: argparse.Namespace, competition: Competition) -> None:
     """Refuse flags that contradict each other or the competition."""
     choose(LOSSES, args.loss, "--loss")
-    choose(STEPS, args.scheduler, "--scheduler")
+    choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")
+    choose(OPTIMIZERS, args.optimizer, "--optimizer")
     if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
         raise UserError(f"--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of {args.arch}")
-    if args.num_classes != len(competition.CLASSES):
+    finder = task_of(args.arch) != "classify"
+    if args.num_classes != len(competition.CLASSES) and not (finder and args.num_classes == 1):
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} has {len(competition.CLASSES)} classes")
     if args.in_channels != len(competition.CHANNELS):
         raise UserError(f"--in_channels {args.in_channels}: {args.competition} images have {len(competition.CHANNELS)}")
@@ -118,6 +151,11 @@ def check(args: argparse.Namespace, competition: ModuleType) -> None:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.crop_size > args.img_size:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
+    if args.scheduler in SHAPES and not args.lr:
+        raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
+    for name in ("metadata", "root_dir") if finder else ("img_path",):
+        if getattr(args, name) is None:
+            raise UserError(f"--arch {args.arch} needs --{name}")
 
 
 def go_on(args: argparse.Namespace, folder: Path) -> None:
@@ -132,61 +170,30 @@ def go_on(args: argparse.Namespace, folder: Path) -> None:
     args.resume, args.preload = before["resume"], before["preload"]
 
 
-def train(args: argparse.Namespace, competition: ModuleType, folder: Path, fabric: Fabric) -> None:
+def train(args: argparse.Namespace, competition: Competition, folder: Path, fabric: Fabric) -> None:
     """Build everything that the flags name and hand it to the loop."""
     say = fabric.print
     say(describe(fabric))
-    train_samples, valid_samples = samples(args, competition)
-    say(f"{len(train_samples)} training and {len(valid_samples)} validation {args.cell}s, fold {args.fold}")
-    model = network(args, competition, starts=not (folder / "last.pth").exists(), say=say)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate(args.scheduler, 1))
+    task = TASKS[task_of(args.arch)](args, competition, not (folder / "last.pth").exists(), say)
+    optimizer = make_optimizer(args.optimizer, task.model, args.weight_decay, args.backbone_lr, bool(args.fused))
     plan = Plan(
         folder=folder,
         settings=vars(args),
-        classes=competition.CLASSES,
         epochs=args.epochs,
         batch_size=args.batch_size,
         accumulate=accumulation(args, fabric.world_size),
         clip_norm=args.clipnorm,
-        learning_rate=rates(args),
+        rate=make_rate(args.scheduler, args.lr, task.select, Span(args.epochs, args.warmup_epochs, args.final_lr)),
         seed=args.seed,
         workers=args.workers,
-        draw_weights=balanced_weights(train_samples.targets) if args.sample else None,
-        draws=args.sample,
+        draws=len(task.train) if args.sample == -1 else args.sample,
         save_minutes=args.save_minutes,
+        ema=args.ema,
+        patience=args.patience,
+        skip_nonfinite=args.skip_nonfinite,
     )
-    progress = fit(fabric, *fabric.setup(model, optimizer), plan, train_samples, valid_samples, say)
-    say(f"{folder}: {args.epochs} epochs done, best PR-AUC in epoch {progress.best}")
-
-
-def samples(args: argparse.Namespace, competition: ModuleType) -> tuple[Samples, Samples]:
-    """Training and validation samples of the fold."""
-    train_images, valid_images = read_fold(args.folds_dir, args.split_name, args.fold, competition)
-    common = {
-        "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
-        "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
-    }  # fmt: skip
-    train_samples = open_samples(train_images, "training", augment=TRAIN[args.augment], **common)
-    valid_samples = open_samples(valid_images, "validation", augment=whole, **common)
-    apply_targets(train_samples, valid_samples, args.soft_labels, args.labelmask, competition.CLASSES)
-    return train_samples, valid_samples
-
-
-def network(args: argparse.Namespace, competition: ModuleType, starts: bool, say: Callable[[str], None]) -> Classifier:
-    """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
-    torch.manual_seed(args.seed)
-    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
-    if starts and args.pretrained and not args.preload:
-        fresh = load_pretrained(net, args.pretrained)
-        say(f"--pretrained {args.pretrained}: layers with a random start: {', '.join(fresh) or 'none'}")
-    criterion = build_loss(args.loss, competition.CLASS_WEIGHTS)
-    model = Classifier(net, criterion, competition.MEAN, competition.STD)
-    if starts and args.preload == "bestfitting":
-        fresh = load_bestfitting(net, read_bestfitting(args.resume, "--resume"), f"--resume {args.resume}")
-        say(f"--preload bestfitting: layers with a random start: {', '.join(fresh) or 'none'}")
-    if starts and args.preload == "self":
-        load_model(model, read(args.resume, "--resume"), args.resume, "--resume")
-    return model
+    progress = fit(fabric, task, optimizer, plan, say)
+    say(f"{folder}: {progress.epoch - 1} epochs done, best {task.select} in epoch {progress.best(task.select)}")
 
 
 def accumulation(args: argparse.Namespace, gpus: int) -> int:
@@ -197,12 +204,6 @@ def accumulation(args: argparse.Namespace, gpus: int) -> int:
             f"--effective_batch {args.effective_batch} must be a multiple of --batch_size x GPUs = {together}"
         )
     return args.effective_batch // together
-
-
-def rates(args: argparse.Namespace) -> Callable[[int], float]:
-    """epoch -> learning rate."""
-    scale = args.lr / learning_rate(args.scheduler, 1) if args.lr else 1.0
-    return lambda epoch: scale * learning_rate(args.scheduler, epoch)
 
 
 if __name__ == "__main__":

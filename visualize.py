@@ -56,7 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
             own.add_argument("logs", nargs="+", help="log.csv files of train.py, or their folders")
             own.add_argument("--names", nargs="+", help="what to call the runs; default: their folders")
             continue
-        own.add_argument("--competition", default="hpa", help="one of: " + ", ".join(competitions.COMPETITIONS))
+        competitions.add_flags(own)
         own.add_argument("--cell_meta_csv_path", required=True, help="cells table")
         own.add_argument("--probabilities", help="probabilities table of cells or images")
         own.add_argument("--submission", help="a submission, in place of --probabilities")
@@ -107,7 +107,7 @@ def read_opinion(args: argparse.Namespace, competition: ModuleType, cells: pd.Da
 
 def overlays(args: argparse.Namespace) -> int | None:
     """A picture an image; images that cannot be read are named at the end."""
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     images = competition.read_metadata(args.metadata)["ID"]
     every = read_cells(args.cell_meta_csv_path, dropped=True)
     keep = every["keep"] != 0 if "keep" in every else pd.Series(True, every.index)
@@ -174,7 +174,7 @@ def display_masks(cells: pd.DataFrame, full: Sequence[int], shape: Sequence[int]
 
 def contact_sheet(args: argparse.Namespace) -> None:
     """A picture a class: its most probable cells, in falling order."""
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     cells, probs = read_opinion(args, competition, read_cells(args.cell_meta_csv_path))
     labels = read_truth(args.truth, cells, competition).labels if args.truth else None
     store = Store(existing(args.crop_dir, "--crop_dir"))
@@ -203,7 +203,7 @@ def contact_sheet(args: argparse.Namespace) -> None:
 
 def misses(args: argparse.Namespace) -> None:
     """The most confident wrong cells and the true cells with the least confidence, as pictures and a table."""
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     cells, probs = read_opinion(args, competition, read_cells(args.cell_meta_csv_path))
     truth = read_truth(args.truth, cells, competition)
     tables = {"wrong": wrong(cells, probs, truth), "overlooked": overlooked(cells, probs, truth)}

@@ -1,13 +1,71 @@
 """One module a competition; each says everything that only this competition knows."""
 
-from types import ModuleType
+import argparse
+import importlib
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from common.errors import choose
-from competitions import hpa
+from common.errors import UserError, choose
 
-COMPETITIONS: dict[str, ModuleType] = {"hpa": hpa}
+COMPETITIONS = {name: f"competitions.{name}" for name in ("hpa", "riva", "cytologia", "pannuke", "neurons")}
 
 
-def get(name: str) -> ModuleType:
-    """The module of a competition, by its name on the command line."""
-    return choose(COMPETITIONS, name, "--competition")
+@dataclass(frozen=True)
+class Competition:
+    """A competition's module; with `classes`, the same rules for a user's own cells.
+
+    What the module says of its own classes is then left aside: no class excludes the others, all weigh the same, and
+    its functions get the class list as their keyword `classes`.
+    """
+
+    name: str
+    classes: tuple[str, ...] | None = None
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        value = getattr(importlib.import_module(COMPETITIONS[self.name]), attribute)
+        if self.classes is None:
+            return value
+        own = {
+            "CLASSES": self.classes, "SHORT_NAMES": self.classes, "NEGATIVE": None, "CLASS_WEIGHTS": None,
+        }  # fmt: skip
+        if attribute in own:
+            return own[attribute]
+        if inspect.isfunction(value) and "classes" in inspect.signature(value).parameters:
+            return partial(value, classes=self.classes)
+        return value
+
+
+def get(name: str, classes: str | None = None) -> Competition:
+    """A competition by its name on the command line; classes: the flag --classes, see `parse_classes`."""
+    choose(COMPETITIONS, name, "--competition")
+    if classes and name == "hpa":
+        raise UserError("--classes: the classes of hpa are fixed; riva, cytologia, pannuke and neurons take others")
+    return Competition(name, parse_classes(classes) if classes else None)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags --competition and --classes, which every script of the road has."""
+    parser.add_argument("--competition", default="hpa", help=f"one of {', '.join(COMPETITIONS)}")
+    parser.add_argument("--classes", help="your own classes: names joined by commas, or a file with one name a line")
+
+
+def parse_classes(text: str) -> tuple[str, ...]:
+    """Class names joined by commas, or a file with one name a line.
+
+    >>> parse_classes("RBC,WBC,Platelets")
+    ('RBC', 'WBC', 'Platelets')
+    """
+    path = Path(text)
+    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    names = [name.strip() for name in names if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--classes {text} must be different names joined by commas, or a file with one name a line")
+    return tuple(names)
+
+
+__all__ = ["COMPETITIONS", "Competition", "add_flags", "get", "parse_classes"]

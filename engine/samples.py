@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from cells.store import Store, read_rgby_png
 from cells.table import read_table
 from common.errors import UserError, some
 from common.files import existing
+from competitions import Competition
 from engine.data import Samples
 
 
@@ -62,13 +62,23 @@ def dataset_folders(root: str | Path, datasets: str, flag: str) -> list[Path]:
     return folders
 
 
-def read_fold(folds_dir: str | Path, split_name: str, fold: int, competition: ModuleType) -> tuple:
-    """The images of a split as two tables (training, validation) with columns ID and Label."""
-    path = Path(folds_dir) / split_name / "images.csv"
+def read_fold(
+    folds_dir: str | Path, split_name: str, fold: int, competition: Competition, cells: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of a split as two tables (training, validation) with columns ID and Label.
+
+    cells: the cells with their own labels instead, ID = `<ImageID>+<CellID>`, with ImageID besides.
+    """
+    path = Path(folds_dir) / split_name / ("cells.csv" if cells else "images.csv")
     if not path.exists():
-        raise UserError(f"--split_name {split_name}: {path} does not exist; makefolds.py --split_name writes it")
-    table = competition.read_labels(path)
-    table["Fold"] = read_table(path, {"Fold": int})["Fold"]
+        more = " with --cell_metadata" if cells else ""
+        raise UserError(f"--split_name {split_name}: {path} does not exist; makefolds.py --split_name writes it{more}")
+    if cells:
+        table = read_table(path, {"Image": str, "ImageID": str, "Label": str, "Fold": int}, key=["Image"])
+        table = table.rename(columns={"Image": "ID"})
+    else:
+        table = competition.read_labels(path)
+        table["Fold"] = read_table(path, {"Fold": int})["Fold"]
     folds = sorted(table["Fold"].unique())
     if fold not in folds:
         raise UserError(f"--fold {fold} is not in {path}; it has the folds {some(folds, 20)}")
@@ -86,7 +96,10 @@ def open_samples(
     and the `flag` that said so. options: the other fields of Samples. UserError when none of the images is there.
     """
     folders = dataset_folders(root, datasets, flag)
-    table = (cells_of if kind == "cell" else images_of)(images, folders)
+    if kind == "image":
+        table = images_of(images, folders)
+    else:
+        table = (labelled_cells if "ImageID" in images else cells_of)(images, folders)
     if table.empty:
         raise UserError(f"{flag} {root} has no {kind} of the {len(images)} {name} images; segment.py writes them")
     return Samples(
@@ -106,6 +119,12 @@ def cells_of(images: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
         rows += [row] * len(cells)
         keys += [f"{image}+{cell}" for cell in cells]
     return images.iloc[rows].assign(ID=keys).reset_index(drop=True)
+
+
+def labelled_cells(cells: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """The rows of a table of cells (columns ID, ImageID) whose crop is in the store."""
+    images = cells[["ImageID"]].drop_duplicates().rename(columns={"ImageID": "ID"})
+    return cells[cells["ID"].isin(cells_of(images, folders)["ID"])].reset_index(drop=True)
 
 
 def images_of(images: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:

@@ -8,7 +8,10 @@ from common.errors import UserError, some
 from common.files import atomic
 
 # These may change between two starts of the same run: they say where and how fast, not what is computed.
-MAY_CHANGE = {"gpu_id", "workers", "epochs", "result_dir", "img_path", "folds_dir", "save_minutes", "resetscale"}
+MAY_CHANGE = {
+    "gpu_id", "workers", "epochs", "result_dir", "img_path", "folds_dir", "save_minutes", "resetscale",
+    "metadata", "root_dir", "compile", "fused",
+}  # fmt: skip
 
 
 def resolve(args: Namespace, defaults: dict) -> None:

@@ -5,156 +5,212 @@ the same samples, crops and dropout masks as one that was not.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from timm.utils import ModelEmaV3
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.seeds import rng
 from engine import checkpoints
-from engine.data import Batches, Samples, batches_of, epoch_order, loader
+from engine.data import Batches, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_text, write_log
-from metrics.classification import average_precision
+
+Mix = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torch.Tensor, Any]]
+
+
+class Task(NamedTuple):
+    """What is trained: a model under the contract of `models`, its samples, and how well it does.
+
+    train: items asked for by (epoch, index) are (image, target, index); `train.collate`, where there is one, makes the
+    batch. validate(fabric, model) -> the epoch's scores by name; the epoch with the highest `select` is the best.
+    """
+
+    model: nn.Module
+    train: Dataset
+    validate: Callable[[Fabric, nn.Module], dict[str, float]]
+    select: str
+    draw_weights: np.ndarray | None = None
 
 
 @dataclass
 class Plan:
-    """What a run shall do. `settings` are the resolved flags, saved beside every checkpoint."""
+    """How a run goes. `settings` are the resolved flags, saved beside every checkpoint."""
 
     folder: Path
     settings: dict
-    classes: Sequence[str]
     epochs: int
     batch_size: int
     accumulate: int
     clip_norm: float
-    learning_rate: Callable[[int], float]
+    rate: Callable[[float, list[dict]], float]  # (epochs done, the history) -> learning rate
     seed: int
     workers: int
-    draw_weights: np.ndarray | None = None
-    draws: int = 0
+    draws: int = 0  # samples an epoch, drawn by the task's draw_weights; 0: every sample once
     save_minutes: float = 20.0
+    mix: Mix | None = None
+    ema: float = 0.0  # decay of the running mean of the weights; 0: none
+    patience: int = 0  # epochs without a better one until the run stops; 0: never
+    skip_nonfinite: int = 0  # batches whose loss is not finite that a run may leave out
 
 
 @dataclass
 class Progress:
-    """Where a run is: `epoch` is under way, `step` of its batches are done, with the sum of their losses."""
+    """Where a run is: `epoch` is under way, `step` of its batches are done, with the sums of their losses by name."""
 
     epoch: int = 1
     step: int = 0
-    loss_sum: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    updates: int = 0  # optimiser steps of the whole run
+    skipped: int = 0  # batches of the whole run whose loss was not finite
     history: list[dict] = field(default_factory=list)
 
+    def best(self, select: str) -> int:
+        """The epoch with the highest score, the first of equals; 0 when there is none yet."""
+        return max(self.history, key=lambda row: row[select])["epoch"] if self.history else 0
+
+    def ended(self, plan: Plan, select: str) -> bool:
+        """Whether all epochs are done, or `patience` of them went by without a better one."""
+        waited = self.epoch - 1 - self.best(select)
+        return self.epoch > plan.epochs or bool(plan.patience and waited >= plan.patience)
+
+
+class Run(NamedTuple):
+    """A run in progress: `model` is wrapped for the device, `core` the same without the wrapping."""
+
+    fabric: Fabric
+    task: Task
+    plan: Plan
+    progress: Progress
+    core: nn.Module
+    model: nn.Module
+    optimizer: Any
+    ema: ModelEmaV3 | None
+
     @property
-    def best(self) -> int:
-        """The epoch with the highest mean PR-AUC, the first of equals; 0 when there is none yet."""
-        return max(self.history, key=lambda row: row["pr_auc"])["epoch"] if self.history else 0
+    def judged(self) -> nn.Module:
+        """The model that is validated and saved for prediction: the mean of the weights where one is kept."""
+        return self.ema.module if self.ema else self.core
 
 
 def fit(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    train: Samples,
-    valid: Samples,
-    say: Callable[[str], None],
+    fabric: Fabric, task: Task, optimizer: torch.optim.Optimizer, plan: Plan, say: Callable[[str], None]
 ) -> Progress:
     """Train until plan.epochs are done, from plan.folder/last.pth where there is one. Returns the final progress.
 
-    model and optimizer come from `fabric.setup`. Raises UserError on a loss that is not finite.
+    The groups of `optimizer` have a further entry `scale`: their learning rate in parts of the plan's.
+    Raises UserError on more losses that are not finite than plan.skip_nonfinite.
     """
-    progress = _restore(fabric, model, optimizer, plan)
-    while progress.epoch <= plan.epochs:
+    compiled = torch.compile(task.model) if plan.settings.get("compile") else task.model
+    model, optimizer = fabric.setup(compiled, optimizer)
+    ema = ModelEmaV3(task.model, plan.ema, use_warmup=True) if plan.ema else None
+    run = Run(fabric, task, plan, Progress(), task.model, model, optimizer, ema)
+    run = run._replace(progress=_restore(run))
+    while not run.progress.ended(plan, task.select):
         started = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate(progress.epoch)
-        train_loss = _train_epoch(fabric, model, optimizer, plan, train, progress)
-        valid_loss, probs = validate(fabric, model, valid, plan.batch_size, plan.workers)
-        _end_epoch(fabric, model, optimizer, plan, progress, train_loss, valid_loss, probs, valid.targets)
-        text = epoch_text(progress.history[-1], plan.classes, progress.best)
+        _train_epoch(run)
+        losses = {name: total / max(run.progress.step, 1) for name, total in run.progress.sums.items()}
+        run.judged.eval()
+        _end_epoch(run, losses, task.validate(fabric, run.ema.module if run.ema else model))
+        text = epoch_text(run.progress.history[-1], task.select, run.progress.best(task.select))
         say(f"{text}  ({time.monotonic() - started:.0f} s)")
-    return progress
+    return run.progress
 
 
-def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, samples: Samples, progress: Progress
-) -> float:
-    """Train on what is left of the epoch; returns the epoch's mean loss."""
-    order = epoch_order(len(samples), plan.seed, progress.epoch, plan.draw_weights, plan.draws)
+def _train_epoch(run: Run) -> None:
+    """Train on what is left of the epoch."""
+    fabric, plan, progress = run.fabric, run.plan, run.progress
+    order = epoch_order(len(run.task.train), plan.seed, progress.epoch, run.task.draw_weights, plan.draws)
     batches = Batches(
         order, plan.batch_size, progress.epoch, progress.step, drop_last=True,
         rank=fabric.global_rank, world=fabric.world_size,
     )  # fmt: skip
     steps = progress.step + len(batches)
-    data = loader(samples, batches, plan.workers, fabric.device.type == "cuda")
+    data = loader(run.task.train, batches, plan.workers, fabric.device.type == "cuda")
     data = fabric.setup_dataloaders(data, use_distributed_sampler=False)
-    model.train()
+    run.model.train()
     saved = time.monotonic()
     bar = tqdm(
         batches_of(data), f"train {plan.settings['out_dir']} epoch {progress.epoch}", steps, initial=progress.step,
         leave=False, disable=fabric.global_rank > 0,
     )  # fmt: skip
     for images, targets, _ in bar:
-        # Dropout's randomness depends on the position alone, so that a resumed run draws the same.
-        torch.manual_seed(_position_seed(fabric, plan, progress))
-        last = progress.step + 1 == steps
-        stepped = last or (progress.step + 1) % plan.accumulate == 0
-        with fabric.no_backward_sync(model, enabled=not stepped):
-            loss = sum(model(images, targets).values())
+        stepped = _train_batch(run, images, targets, steps)
+        if stepped and progress.step < steps and time.monotonic() - saved > plan.save_minutes * 60:
+            _save_state(run)
+            saved = time.monotonic()
+        bar.set_postfix(loss=f"{progress.sums.get('train_loss', 0) / progress.step:.4f}", refresh=False)
+
+
+def _train_batch(run: Run, images: torch.Tensor, targets: Any, steps: int) -> bool:
+    """One batch of an epoch of `steps`; whether the optimiser stepped."""
+    fabric, plan, progress = run.fabric, run.plan, run.progress
+    # Randomness depends on the position alone, so that a resumed run draws the same.
+    generator = rng(plan.seed, "dropout", progress.epoch, progress.step, fabric.global_rank)
+    torch.manual_seed(int(generator.integers(2**63)))
+    if plan.mix:
+        images, targets = plan.mix(images, targets, generator)
+    stepped = progress.step + 1 == steps or (progress.step + 1) % plan.accumulate == 0
+    with fabric.no_backward_sync(run.model, enabled=not stepped):
+        losses = run.model(images, targets)
+        loss = sum(losses.values())
+        finite = _check_finite(run, loss)
+        if finite:
             fabric.backward(loss / plan.accumulate)
-        _check_finite(loss, progress)
-        progress.loss_sum += loss.item()
-        progress.step += 1
-        if stepped:
-            if plan.clip_norm:
-                fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
-            optimizer.step()
-            optimizer.zero_grad()
-            if not last and time.monotonic() - saved > plan.save_minutes * 60:
-                _save_state(fabric, model, optimizer, plan, progress)
-                saved = time.monotonic()
-        bar.set_postfix(loss=f"{progress.loss_sum / progress.step:.4f}", refresh=False)
-    return progress.loss_sum / progress.step
+    if finite:
+        parts = losses if len(losses) > 1 else {}
+        for name, value in {"train_loss": loss, **{f"train_{name}": part for name, part in parts.items()}}.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + float(value.detach())
+    if stepped:
+        _step(run, progress.epoch - 1 + progress.step / steps)
+    progress.step += 1
+    return stepped
 
 
-def _position_seed(fabric: Fabric, plan: Plan, progress: Progress) -> int:
-    return int(rng(plan.seed, "dropout", progress.epoch, progress.step, fabric.global_rank).integers(2**63))
+def _step(run: Run, done: float) -> None:
+    """The optimiser's step, `done` epochs into the run; none when all its batches were left out."""
+    if all(weight.grad is None for weight in run.core.parameters()):
+        return
+    rate = run.plan.rate(done, run.progress.history)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    if run.plan.clip_norm:
+        run.fabric.clip_gradients(run.model, run.optimizer, max_norm=run.plan.clip_norm, error_if_nonfinite=False)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.progress.updates += 1
+    if run.ema:
+        run.ema.update(run.core, step=run.progress.updates)
 
 
-def _check_finite(loss: torch.Tensor, progress: Progress) -> None:
-    if not torch.isfinite(loss):
+def _check_finite(run: Run, loss: torch.Tensor) -> bool:
+    """Whether the loss is finite on every device; UserError when too many were not."""
+    finite = torch.isfinite(loss.detach()).float()
+    if run.fabric.world_size > 1:
+        finite = run.fabric.all_reduce(finite, reduce_op="sum") == run.fabric.world_size
+    if bool(finite):
+        return True
+    progress = run.progress
+    progress.skipped += 1
+    if progress.skipped > run.plan.skip_nonfinite:
         raise UserError(
-            f"the training loss is {loss.item()} in epoch {progress.epoch}, batch {progress.step + 1}: a lower --lr, "
+            f"the training loss is {loss.item()} in epoch {progress.epoch}, batch {progress.step + 1}, the "
+            f"{progress.skipped}. time in this run (--skip_nonfinite {run.plan.skip_nonfinite}): a lower --lr, "
             "--mixed_precision 0 or a smaller --clipnorm may help; the checkpoints so far are kept"
         )
+    return False
 
 
-@torch.no_grad()
-def validate(
-    fabric: Fabric, model: nn.Module, samples: Samples, batch_size: int, workers: int
-) -> tuple[float, np.ndarray]:
-    """Mean loss and probabilities (N, K) of the samples, in their order."""
-    batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], batch_size)
-    data = fabric.setup_dataloaders(loader(samples, batches, workers), use_distributed_sampler=False)
-    model.eval()
-    results = []
-    for images, targets, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
-        out = model(images, targets)
-        results.append((index.cpu().numpy(), out["probs"].cpu().numpy(), float(out["loss"]) * len(index)))
-    results = _gather(fabric, results)
-    order = np.argsort(np.concatenate([index for index, _, _ in results]))
-    probs = np.concatenate([probs for _, probs, _ in results])[order]
-    return sum(loss for _, _, loss in results) / len(samples), probs
-
-
-def _gather(fabric: Fabric, results: list) -> list:
+def gather(fabric: Fabric, results: list) -> list:
+    """The results of all processes in one list, in each of them."""
     if fabric.world_size == 1:
         return results
     parts: list[list] = [[] for _ in range(fabric.world_size)]
@@ -162,54 +218,50 @@ def _gather(fabric: Fabric, results: list) -> list:
     return [result for part in parts for result in part]
 
 
-def _end_epoch(fabric, model, optimizer, plan, progress, train_loss, valid_loss, probs, targets) -> None:
-    """Score the epoch, advance `progress` past it, and write the checkpoints, the log and the picture."""
-    scores = average_precision(probs, targets)
-    known = scores[np.isfinite(scores)]
-    row = {
-        "epoch": progress.epoch,
-        "lr": plan.learning_rate(progress.epoch),
-        "train_loss": train_loss,
-        "valid_loss": valid_loss,
-        "pr_auc": float(known.mean()) if len(known) else 0.0,
-        **{f"AP {name}": float(score) for name, score in zip(plan.classes, scores, strict=True)},
-    }
+def _end_epoch(run: Run, losses: dict[str, float], scores: dict[str, float]) -> None:
+    """Advance the progress past the epoch, and write the checkpoints, the log and the picture."""
+    plan, progress = run.plan, run.progress
+    lr = plan.rate(progress.epoch - 1, progress.history)
+    row = {"epoch": progress.epoch, "lr": lr, **losses, "skipped": progress.skipped, **scores}
     progress.history.append(row)
-    progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
-    if fabric.global_rank == 0:
+    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+    if run.fabric.global_rank == 0:
         weights = {
-            "model": model.module.state_dict(), "settings": plan.settings, "epoch": row["epoch"], "scores": row,
+            "model": run.judged.state_dict(), "settings": plan.settings, "epoch": row["epoch"], "scores": row,
         }  # fmt: skip
         checkpoints.save(weights, plan.folder / f"{checkpoints.epoch_name(row['epoch'])}.pth")
-        if progress.best == row["epoch"]:
+        if progress.best(run.task.select) == row["epoch"]:
             checkpoints.save(weights, plan.folder / "best.pth")
         write_log(progress.history, plan.folder / "log.csv")
-        draw_curves(progress.history, plan.folder / "curves.png")
+        draw_curves(progress.history, run.task.select, plan.folder / "curves.png")
     # Written last: until it is there, a resumed run repeats the epoch's end, to the same files.
-    _save_state(fabric, model, optimizer, plan, progress)
+    _save_state(run)
 
 
-def _save_state(fabric, model, optimizer, plan: Plan, progress: Progress) -> None:
-    if fabric.global_rank == 0:
+def _save_state(run: Run) -> None:
+    if run.fabric.global_rank == 0:
         state = {
-            "model": model.module.state_dict(),
-            "optimizer": optimizer.optimizer.state_dict(),
-            "precision": fabric.strategy.precision.state_dict(),
-            "settings": plan.settings,
-            "epoch": progress.epoch,
-            "progress": vars(progress),
+            "model": run.core.state_dict(),
+            "ema": run.ema.module.state_dict() if run.ema else None,
+            "optimizer": run.optimizer.optimizer.state_dict(),
+            "precision": run.fabric.strategy.precision.state_dict(),
+            "settings": run.plan.settings,
+            "epoch": run.progress.epoch,
+            "progress": vars(run.progress),
         }
-        checkpoints.save(state, plan.folder / "last.pth")
-    fabric.barrier()
+        checkpoints.save(state, run.plan.folder / "last.pth")
+    run.fabric.barrier()
 
 
-def _restore(fabric, model, optimizer, plan: Plan) -> Progress:
-    path = plan.folder / "last.pth"
+def _restore(run: Run) -> Progress:
+    path = run.plan.folder / "last.pth"
     if not path.exists():
         return Progress()
     state = checkpoints.read(path, "--resume")
-    checkpoints.load_model(model.module, state, path, "--resume")
-    optimizer.optimizer.load_state_dict(state["optimizer"])
-    if not plan.settings.get("resetscale"):
-        fabric.strategy.precision.load_state_dict(state["precision"])
+    checkpoints.load_model(run.core, state, path, "--resume")
+    if run.ema:
+        run.ema.module.load_state_dict(state["ema"])
+    run.optimizer.optimizer.load_state_dict(state["optimizer"])
+    if not run.plan.settings.get("resetscale"):
+        run.fabric.strategy.precision.load_state_dict(state["precision"])
     return Progress(**state["progress"])

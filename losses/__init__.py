@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from common.errors import choose
+from common.errors import UserError, choose
 from losses.arc_face import ArcFace
 from losses.bce import BCE
+from losses.cross_entropy import CrossEntropy
 from losses.focal import Focal
 from losses.focal_symmetric_lovasz_hard_log import FocalSymmetricLovaszHardLog
 from losses.hard_log import HardLog
@@ -27,12 +28,21 @@ LOSSES: dict[str, type[nn.Module]] = {
     "HardLog": HardLog,
     "FocalSymmetricLovaszHardLog": FocalSymmetricLovaszHardLog,
     "ArcFace": ArcFace,
+    "CrossEntropy": CrossEntropy,
+    "WeightedCrossEntropy": CrossEntropy,
 }
 
 
-def build_loss(name: str, class_weights: Sequence[float]) -> nn.Module:
-    """A loss by its name; class_weights: how much each class counts, for the losses that weigh classes."""
+def build_loss(name: str, class_weights: Sequence[float], smoothing: float = 0.0) -> nn.Module:
+    """A loss by its name; class_weights: how much each class counts, for the losses that weigh classes.
+
+    smoothing: of the targets, for the cross-entropies of classes that exclude each other.
+    """
     kind = choose(LOSSES, name, "--loss")
+    if kind is CrossEntropy:
+        return CrossEntropy(class_weights if name.startswith("Weighted") else None, smoothing)
+    if smoothing:
+        raise UserError(f"--label_smoothing {smoothing} belongs to CrossEntropy and WeightedCrossEntropy, not {name}")
     if kind is WeightedFocal:
         return WeightedFocal(class_weights)
     return ROCStar(len(class_weights)) if kind is ROCStar else kind()

@@ -5,13 +5,15 @@ every other name is looked up in timm.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 
 import timm
 from torch import nn
 
 from common.errors import UserError, some
+from models.centernet import centernet
 from models.classifier import Classifier
 from models.dropout import ALIASES, arcface_network, dropout_network, large_dropout_network
 
@@ -25,6 +27,36 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         name, num_classes=classes, in_chans=channels, **options
     ),
 }
+
+
+# Networks that find cells -> what makes them: (timm's name or the size, num_classes, in_channels, mean, std, **options)
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    "centernet_fpn_<timm>": partial(centernet, skips=True),
+    "centernet_<timm>": centernet,
+}
+ARCHITECTURES = (*DETECTORS, *MODELS)
+
+
+def task_of(arch: str) -> str:
+    """The kind of training that a network needs: classify or detect."""
+    return "detect" if _match(DETECTORS, arch) else "classify"
+
+
+def build_detector(
+    arch: str, num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float], **options
+) -> nn.Module:
+    """A detector without trained weights, under the contract of this folder."""
+    make, name = _match(DETECTORS, arch)
+    return make(name, num_classes, in_channels, mean, std, **options)
+
+
+def _match(forms: dict[str, Callable], arch: str) -> tuple[Callable, str] | None:
+    """The function of the first form that `arch` has, and what stands for <...> in it."""
+    for form, make in forms.items():
+        match = re.fullmatch(re.sub("<.*>", "(.+)", form), arch)
+        if match:
+            return make, match[1]
+    return None
 
 
 def build(arch: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -51,4 +83,4 @@ def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
     )
 
 
-__all__ = ["MODELS", "Classifier", "build"]
+__all__ = ["ARCHITECTURES", "DETECTORS", "MODELS", "Classifier", "build", "build_detector", "task_of"]

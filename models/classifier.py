@@ -31,4 +31,9 @@ class Classifier(nn.Module):
         images = images.to(dtype=torch.float32, memory_format=torch.channels_last)
         logits = self.net((images - self.mean) / self.std)
         out = {} if targets is None else {"loss": self.criterion(logits, targets)}
-        return out if self.training else out | {"probs": logits.float().sigmoid()}
+        return out if self.training else out | {"probs": self.probabilities(logits)}
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, K) probabilities: of classes that exclude each other when the loss says so, else one question a class."""
+        logits = logits.float()
+        return logits.softmax(1) if getattr(self.criterion, "exclusive", False) else logits.sigmoid()

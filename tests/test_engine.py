@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from common.errors import UserError
 from engine.data import Batches, Samples, balanced_weights, batches_of, epoch_order, loader
 from engine.device import make_fabric
 from engine.history import epoch_text
-from engine.schedules import STEPS, learning_rate
+from engine.optimizers import freeze_but_last, make_optimizer
+from engine.schedules import STEPS, Span, learning_rate, make_rate
 from engine.settings import claim_folder, read_settings
 
 
@@ -127,7 +129,53 @@ def test_settings_of_a_run_cannot_change_silently(tmp_path):
 
 
 def test_epoch_text_leaves_classes_without_positives_out():
-    row = {"epoch": 2, "lr": 1e-4, "train_loss": 1.0, "valid_loss": 2.0, "pr_auc": 0.4}
-    row |= {"AP a": 0.5, "AP b": np.nan, "AP c": 0.3}
-    text = epoch_text(row, ["a", "b", "c"], best=2)
-    assert text.endswith("PR-AUC 0.4000 (best)\n    AP: c 0.300, a 0.500")
+    row = {"epoch": 2, "lr": 1e-3, "train_loss": 0.5, "skipped": 0, "valid_loss": 0.25, "pr_auc": 0.75}
+    row |= {"AP a": 1.0, "AP b": float("nan"), "AP c": 0.5}
+    text = epoch_text(row, "pr_auc", best=2)
+    assert text.splitlines() == [
+        "epoch   2  lr 1.0e-03  train loss 0.5000  valid loss 0.2500  pr_auc 0.7500 (best)",
+        "    AP: c 0.500, a 1.000",
+    ]
+    assert "skipped 3" in epoch_text(row | {"skipped": 3}, "pr_auc", best=1)
+
+
+def test_shapes_of_schedules_by_hand():
+    rate = make_rate("cosine", 2.0, "", Span(epochs=5, warmup=1, final=0.5))
+    assert [round(rate(done, []), 6) for done in (0, 0.5, 1, 3, 5)] == [0.002, 1.0, 2.0, 1.5, 1.0]
+    rate = make_rate("onecycle", 1.0, "", Span(epochs=10))
+    assert [round(rate(done, []), 6) for done in (0, 1.5, 3, 6.5, 10)] == [0.04, 0.52, 1.0, 0.500002, 0.000004]
+    rate = make_rate("plateau", 1.0, "score", Span(epochs=10))
+    history = [{"score": value} for value in (1, 2, 2, 2, 2, 1, 1, 1)]
+    assert [rate(0, history[:end]) for end in (0, 2, 4, 5, 7, 8)] == [1, 1, 1, 0.5, 0.5, 0.25]
+    assert make_rate("AdamAndrew35", 3e-3, "", Span(epochs=35))(2.5, []) == pytest.approx(1.5e-3)
+
+
+def test_the_one_cycle_is_torchs():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=101, final_div_factor=1e4)
+    rate = make_rate("onecycle", 1.0, "", Span(epochs=1))
+    for step in range(100):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(step / 100, []), abs=0.05)
+        optimizer.step()
+        torchs.step()
+
+
+def test_groups_of_weights():
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
+    optimizer = make_optimizer("AdamW", model, weight_decay=0.1, backbone_lr=0.5)
+    groups = {(group["scale"], group["weight_decay"]): len(group["params"]) for group in optimizer.param_groups}
+    assert groups == {(0.5, 0.1): 1, (0.5, 0.0): 1, (1.0, 0.1): 1, (1.0, 0.0): 1}
+    with pytest.raises(UserError, match="--backbone_lr 0.5: this network has no part called backbone"):
+        make_optimizer("SGD", model["head"], backbone_lr=0.5)
+
+
+def test_only_the_last_blocks_are_trained():
+    net = timm.create_model("test_vit", num_classes=3)
+    freeze_but_last(net, 1)
+    trained = {name.rsplit(".", 1)[0] for name, weight in net.named_parameters() if weight.requires_grad}
+    last = f"blocks.{len(net.blocks) - 1}."
+    assert trained and all(name.startswith((last, "norm", "fc_norm", "head")) for name in trained)
+    assert any(name.startswith(last) for name in trained) and "head" in trained
+    with pytest.raises(UserError, match="--train_blocks 1: this network has no row of blocks"):
+        freeze_but_last(torch.nn.Linear(1, 1), 1)

@@ -227,7 +227,10 @@ def test_sums_over_a_batch_are_those_of_plain_loops(rows, classes, soft, seed):
     assert FocalSymmetricLovaszHardLog()(logits, targets).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+EXCLUSIVE = ("CrossEntropy", "WeightedCrossEntropy")
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in EXCLUSIVE])
 def test_every_loss(name):
     """Finite at extreme logits, lowest at the truth, blind to unknown targets, differentiable.
 
@@ -265,3 +268,32 @@ def test_every_loss_is_trained_down(name):
 def test_unknown_loss_lists_the_choices():
     with pytest.raises(UserError, match="--loss Triplet is not known; choose from: BCE, Focal, WeightedFocal"):
         build_loss("Triplet", [1.0])
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_cross_entropy_is_torchs(seed):
+    """Against torch's own, with weights and smoothing; the weighted mean is over the weights of the targets."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(5, 3, generator=generator), torch.randint(3, (5,), generator=generator)
+    weights, hot = torch.tensor([1.0, 2.0, 0.5]), torch.eye(3)[labels]
+    plain = build_loss("CrossEntropy", weights)(logits, hot)
+    torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(logits, labels))
+    weighted = build_loss("WeightedCrossEntropy", weights, 0.1)(logits, hot)
+    torch.testing.assert_close(
+        weighted, torch.nn.functional.cross_entropy(logits, labels, weights, label_smoothing=0.1)
+    )
+
+
+@pytest.mark.parametrize("name", EXCLUSIVE)
+def test_cross_entropy_leaves_unknown_samples_out(name):
+    loss, logits = build_loss(name, [1.0, 1.0]), torch.zeros(2, 2, requires_grad=True)
+    assert loss(logits, torch.tensor([[1.0, 0.0], [math.nan, 0.0]])).item() == pytest.approx(math.log(2))
+    nothing = loss(logits, torch.full((2, 2), math.nan))
+    nothing.backward()
+    assert nothing == 0 and logits.grad.isfinite().all()
+
+
+def test_smoothing_belongs_to_cross_entropy():
+    with pytest.raises(UserError, match="--label_smoothing 0.1 belongs to CrossEntropy"):
+        build_loss("BCE", [1.0], 0.1)

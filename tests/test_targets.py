@@ -115,9 +115,10 @@ def test_a_loss_with_a_memory_goes_on_from_an_interruption(tmp_path, monkeypatch
     train.main(train_flags(undisturbed, *flags))
     data, count = make_small_data(tmp_path / "b", images=8, cells=2), itertools.count()
 
-    def stop(loss, progress):
+    def stop(run, loss):
         if next(count) == 9:
             raise KeyboardInterrupt
+        return True
 
     with monkeypatch.context() as patch:
         patch.setattr("engine.train._check_finite", stop)

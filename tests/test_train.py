@@ -58,7 +58,7 @@ def test_a_run_and_its_files(data, capsys):
     best = checkpoints.read(folder / "best.pth", "test")
     assert best["epoch"] == log["epoch"][log["pr_auc"].idxmax()] and best["settings"]["loss"] == "BCE"
     printed = capsys.readouterr().out
-    assert "27 training and 9 validation cells" in printed and "PR-AUC" in printed
+    assert "27 training and 9 validation cells" in printed and "pr_auc" in printed
 
 
 def test_the_same_command_again_does_nothing(data):
@@ -79,9 +79,10 @@ def test_an_interruption_changes_nothing(data, expected, monkeypatch, stop_at):
     """Stopped before any optimiser step, within an epoch or between saves, the run ends at the same numbers."""
     count = itertools.count()
 
-    def stop(loss, progress):
+    def stop(run, loss):
         if next(count) == stop_at:
             raise KeyboardInterrupt
+        return True
 
     with monkeypatch.context() as patch:
         patch.setattr("engine.train._check_finite", stop)

@@ -1,0 +1,18 @@
+"""Kinds of training: what the samples are, what the network is, how an epoch is judged. One file a kind.
+
+Each has `prepare(args, competition, starts, say) -> engine.train.Task`. `starts`: the run begins now, so the network
+takes the weights that the flags name; `say` tells the user something.
+"""
+
+from collections.abc import Callable
+
+from engine.train import Task
+from models import task_of
+from tasks import classify
+
+# The kind of an --arch (models.task_of) -> what prepares it.
+TASKS: dict[str, Callable[..., Task]] = {
+    "classify": classify.prepare,
+}
+
+__all__ = ["TASKS", "task_of"]

@@ -1,0 +1,105 @@
+"""Classify images or cells that segment.py wrote, by the labels of their image or by their own."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from tqdm import tqdm
+
+from augment import TRAIN
+from augment.crops import whole
+from competitions import Competition
+from engine.data import Batches, Samples, balanced_weights, batches_of, loader
+from engine.samples import open_samples, read_fold
+from engine.targets import apply_targets
+from engine.train import Task, gather
+from losses import build_loss
+from metrics.classification import average_precision, macro_f1
+from models import Classifier, build
+from models.bestfitting import load_bestfitting, read_bestfitting
+from tasks.start import freeze, start_weights
+
+
+def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
+    """The classifier of the flags with its samples; judged by mean PR-AUC, or by macro-F1 when classes exclude."""
+    train, valid = samples(args, competition)
+    say(f"{len(train)} training and {len(valid)} validation {args.cell}s, fold {args.fold}")
+    model = network(args, competition, train.targets, starts, say)
+    exclusive = getattr(model.criterion, "exclusive", False)
+    judge = partial(validate, samples=valid, args=args, classes=competition.CLASSES, exclusive=exclusive)
+    weights = balanced_weights(train.targets) if args.sample else None
+    return Task(model, train, judge, "macro_f1" if exclusive else "pr_auc", weights)
+
+
+def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples, Samples]:
+    """Training and validation samples of the fold."""
+    own = args.cell == "cell" and competition.CELL_LABELS
+    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, competition, cells=own)
+    common = {
+        "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
+        "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
+    }  # fmt: skip
+    train = open_samples(train_table, "training", augment=TRAIN[args.augment], **common)
+    valid = open_samples(valid_table, "validation", augment=whole, **common)
+    apply_targets(train, valid, args.soft_labels, args.labelmask, competition.CLASSES)
+    return train, valid
+
+
+def network(
+    args: argparse.Namespace, competition: Competition, targets: np.ndarray, starts: bool, say: Callable[[str], None]
+) -> Classifier:
+    """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
+    torch.manual_seed(args.seed)
+    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
+    criterion = build_loss(args.loss, class_weights(competition, targets), args.label_smoothing)
+    model = Classifier(net, criterion, competition.MEAN, competition.STD)
+    if starts and args.preload == "bestfitting":
+        fresh = load_bestfitting(net, read_bestfitting(args.resume, "--resume"), f"--resume {args.resume}")
+        say(f"--preload bestfitting: layers with a random start: {', '.join(fresh) or 'none'}")
+    elif starts:
+        start_weights(args, model, net, say)
+    freeze(args, net)
+    return model
+
+
+def class_weights(competition: Competition, targets: np.ndarray) -> np.ndarray:
+    """How much a class counts: as the competition says, else by how rare it is in the training targets, mean 1."""
+    if competition.CLASS_WEIGHTS is not None:
+        return np.asarray(competition.CLASS_WEIGHTS, np.float32)
+    counts = np.maximum(np.nansum(targets, axis=0), 1)
+    return (1 / counts / np.mean(1 / counts)).astype(np.float32)
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric, model: nn.Module, samples: Samples, args: argparse.Namespace, classes: tuple[str, ...],
+    exclusive: bool,
+) -> dict[str, float]:  # fmt: skip
+    """Mean loss and scores of the validation samples: mean PR-AUC and each class's, accuracy and macro-F1."""
+    batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], args.batch_size)
+    data = fabric.setup_dataloaders(loader(samples, batches, args.workers), use_distributed_sampler=False)
+    model.eval()
+    results = []
+    for images, targets, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
+        out = model(images, targets)
+        results.append((index.cpu().numpy(), out["probs"].float().cpu().numpy(), float(out["loss"]) * len(index)))
+    results = gather(fabric, results)
+    order = np.argsort(np.concatenate([index for index, _, _ in results]))
+    probs = np.concatenate([probs for _, probs, _ in results])[order]
+    loss = sum(loss for _, _, loss in results) / len(samples)
+    return {"valid_loss": loss, **scores(probs, samples.targets, classes, exclusive)}
+
+
+def scores(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], exclusive: bool) -> dict[str, float]:
+    """The scores of probabilities (N, K) against targets (N, K), NaN = unknown."""
+    own = average_precision(probs, targets)
+    known = own[np.isfinite(own)]
+    row = {"pr_auc": float(known.mean()) if len(known) else 0.0}
+    if exclusive:
+        truth, found = np.nan_to_num(targets).argmax(1), probs.argmax(1)
+        row |= {"accuracy": float((truth == found).mean()), "macro_f1": macro_f1(truth, found, len(classes))}
+    return row | {f"AP {name}": float(score) for name, score in zip(classes, own, strict=True)}
