@@ -1,11 +1,15 @@
 """Split the training images into folds that hold each label equally often; cells follow their image.
 
     python makefolds.py --metadata DATA/train.csv --split_name random_folds10 --n_folds 10 --seed 42 \\
-        --cell_metadata META/train_cell.csv
+        --cell_metadata META/train_cell.csv --groups DATA/duplicates.csv
 
 Writes `<folds_dir>/<split_name>/images.csv` (ID,Label,Fold) and, with --cell_metadata, `cells.csv`
-(Image,ImageID,CellID,Label,Fold: every cell in its image's fold, with its image's label). Multilabel stratification
-after Sechidis et al. (2011), as the iterative-stratification package has it. The same seed gives the same folds.
+(Image,ImageID,CellID,Label,Fold: every cell in its image's fold, with its own label where the cells table has a column
+Label, else its image's; cells whose own Label is empty are left out). Multilabel stratification after Sechidis et al.
+(2011), as the iterative-stratification package has it. The same seed gives the same folds.
+
+With --groups (findduplicates.py writes it; it must have a row for every image) the images of a cluster are in one fold:
+clusters are what is stratified, with the labels of all their images. Both files then have a column Cluster.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 import competitions
+from cells.duplicates import check_folds, read_groups
 from cells.table import KEY, match_rows, read_table, write_table
 from common.errors import UserError, run
 from common.files import safe_name
@@ -26,7 +31,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--competition", default="hpa", help="whose labels: " + ", ".join(competitions.COMPETITIONS))
     parser.add_argument("--metadata", required=True, help="train.csv: ID,Label")
+    parser.add_argument("--classes", help="your own class names instead of the competition's: A,B,C or a file")
     parser.add_argument("--cell_metadata", help="cells table of the same images, for cells.csv")
+    parser.add_argument("--groups", help="ID,Cluster,Keep: images of one Cluster are never in two folds")
+    parser.add_argument("--drop_duplicates", action="store_true", help="leave out images whose Keep is 0 in --groups")
     parser.add_argument("--split_name", default="random_folds10", help="name of the split's folder")
     parser.add_argument("--n_folds", type=int, help="without the flag, the number at the end of --split_name")
     parser.add_argument("--seed", type=int, default=42)
@@ -37,13 +45,18 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Make the folds, write them, show how often each label is in each."""
     args = get_args_parser().parse_args(argv)
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     folder = Path(args.folds_dir) / safe_name(args.split_name, "--split_name")
-    images = competition.read_labels(args.metadata)
+    labelled = competition.read_labels(args.metadata)[["ID", "Label"]]
+    images = group(labelled, args.groups, args.drop_duplicates)
     hot = competition.multi_hot(images["Label"])
-    images["Fold"] = make_folds(hot, number_of_folds(args.n_folds, args.split_name), args.seed, args.metadata)
-    cells = follow_images(args.cell_metadata, images, args.metadata) if args.cell_metadata else None
-    write_table(images[["ID", "Label", "Fold"]], folder / "images.csv")
+    clusters = images.get("Cluster")
+    n_folds = number_of_folds(args.n_folds, args.split_name)
+    images.insert(2, "Fold", make_folds(hot, n_folds, args.seed, args.metadata, clusters))
+    cells = follow_images(args.cell_metadata, images, labelled, args.metadata) if args.cell_metadata else None
+    if clusters is not None:
+        check_folds(images, "Cluster", "images.csv")
+    write_table(images, folder / "images.csv")
     if cells is not None:
         write_table(cells, folder / "cells.csv")
     print(count_labels(hot, images["Fold"].to_numpy(), competition.CLASSES).to_string())  # noqa: T201
@@ -61,25 +74,57 @@ def number_of_folds(n_folds: int | None, split_name: str) -> int:
     return n_folds
 
 
-def make_folds(hot: np.ndarray, n_folds: int, seed: int, name: str) -> np.ndarray:
-    """The fold of each row of a multi-hot array (N, C): ints 0 to n_folds - 1, (N,). `name`: the file, for messages."""
+def group(images: pd.DataFrame, path: str | None, drop: bool) -> pd.DataFrame:
+    """The images with their Cluster by the table at `path`; drop: without those whose Keep is 0."""
+    if path is None:
+        if drop:
+            raise UserError("--drop_duplicates needs --groups, the table that says which images to keep")
+        return images.copy()
+    groups = read_groups(path, keep=drop)
+    own = groups.iloc[match_rows(images, groups, ["ID"], path, exact=False)].reset_index(drop=True)
+    images = images.assign(Cluster=own["Cluster"])
+    return images[own["Keep"] == 1].reset_index(drop=True) if drop else images
+
+
+def make_folds(hot: np.ndarray, n_folds: int, seed: int, name: str, clusters: pd.Series | None = None) -> np.ndarray:
+    """The fold of each row of a multi-hot array (N, C): ints 0 to n_folds - 1, (N,). `name`: the file, for messages.
+
+    clusters (N,): rows of the same value go together, with the labels that any of them has.
+    """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # imports scikit-learn: seconds, so only when needed
 
+    kind, which = "images", np.arange(len(hot))
+    if clusters is not None:
+        kind, which = "clusters of images", pd.factorize(clusters)[0]
+        hot = pd.DataFrame(hot).groupby(which).max().to_numpy()
     if len(hot) < n_folds:
-        raise UserError(f"{name} has {len(hot)} images, which is fewer than {n_folds} folds; give a smaller --n_folds")
+        raise UserError(f"{name} has {len(hot)} {kind}, which is fewer than {n_folds} folds; give a smaller --n_folds")
     folds = np.empty(len(hot), np.int64)
     splitter = MultilabelStratifiedKFold(n_folds, shuffle=True, random_state=seed)
     for fold, (_, rows) in enumerate(splitter.split(hot, hot)):
         folds[rows] = fold
-    return folds
+    return folds[which]
 
 
-def follow_images(path: str, images: pd.DataFrame, name: str) -> pd.DataFrame:
-    """`Image,ImageID,CellID,Label,Fold` for every row of the cells table at `path`, from the image's row."""
-    cells = read_table(path, {"Image": str, "ImageID": str, "CellID": int}, key=KEY)
-    rows = match_rows(cells.rename(columns={"ImageID": "ID"}), images, ["ID"], name, exact=False)
-    own = images[["Label", "Fold"]].iloc[rows].reset_index(drop=True)
-    return pd.concat([cells[["Image", *KEY]], own], axis=1)
+def follow_images(path: str, images: pd.DataFrame, labelled: pd.DataFrame, name: str) -> pd.DataFrame:
+    """`Image,ImageID,CellID,Label,Fold` for the rows of the cells table at `path`, from the row of their image.
+
+    Cells of an image that was dropped as a duplicate, one of `labelled` but not of `images`, are left out; so are,
+    where the cells have labels of their own, cells without one.
+    """
+    columns = {"Image": str, "ImageID": str, "CellID": int}
+    cells = read_table(path, columns, key=KEY)
+    if "Label" in cells:  # once more, as text
+        cells = read_table(path, {**columns, "Label": str}, key=KEY)
+        cells = cells[cells["Label"] != ""]
+    keys = cells[["ImageID"]].rename(columns={"ImageID": "ID"})
+    match_rows(keys, labelled, ["ID"], name, exact=False)
+    there = keys["ID"].isin(images["ID"])
+    cells, keys = cells[there].reset_index(drop=True), keys[there]
+    own = images.iloc[match_rows(keys, images, ["ID"], name, exact=False)].reset_index(drop=True)
+    if "Label" in cells:
+        own["Label"] = cells["Label"]
+    return pd.concat([cells[["Image", *KEY]], own.drop(columns="ID")], axis=1)
 
 
 def count_labels(hot: np.ndarray, folds: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import makefolds
+from cells.duplicates import check_folds
 from common.errors import UserError
 from competitions import hpa
 
@@ -77,6 +78,69 @@ def test_cells_of_an_unknown_image_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cv").exists()
 
 
+def test_cells_with_labels_of_their_own_keep_them(tmp_path: Path) -> None:
+    """As text, whatever the numbers look like; a row without a label (an image without cells) is no sample."""
+    write_train(tmp_path)
+    rows = ["image3+1,image3,1,2", "image3+2,image3,2,11", "image7+1,image7,1,2", "image8+0,image8,0,"]
+    (tmp_path / "cells.csv").write_text("\n".join(["Image,ImageID,CellID,Label", *rows]))
+    images = folds_of(tmp_path, "--split_name", "x4", "--cell_metadata", str(tmp_path / "cells.csv")).set_index("ID")
+    text = (tmp_path / "cv" / "x4" / "cells.csv").read_text().splitlines()
+    fold = images["Fold"]
+    assert text == [
+        "Image,ImageID,CellID,Label,Fold", f"image3+1,image3,1,2,{fold['image3']}",
+        f"image3+2,image3,2,11,{fold['image3']}", f"image7+1,image7,1,2,{fold['image7']}",
+    ]  # fmt: skip
+
+
+def write_groups(folder: Path, clusters: list, keep: list | None = None) -> list[str]:
+    table = pd.DataFrame({"ID": [f"image{n}" for n in range(len(clusters))], "Cluster": clusters})
+    table = table.assign(Keep=keep or 1).sample(frac=1, random_state=0)  # rows are matched by ID
+    table.to_csv(folder / "groups.csv", index=False)
+    return ["--groups", str(folder / "groups.csv")]
+
+
+def test_a_cluster_is_in_one_fold(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    groups = write_groups(tmp_path, [f"c{n // 3}" for n in range(60)])
+    cells = write_cells(tmp_path, ["image0", "image1", "image5"])
+    table = folds_of(tmp_path, "--split_name", "x4", *groups, "--cell_metadata", str(cells))
+    assert table.columns.tolist() == ["ID", "Label", "Fold", "Cluster"]
+    assert table["Cluster"].tolist() == [f"c{n // 3}" for n in range(60)]
+    assert (table.groupby("Cluster")["Fold"].nunique() == 1).all()
+    assert table["Fold"].value_counts().between(12, 18).all()
+    cells = pd.read_csv(tmp_path / "cv" / "x4" / "cells.csv")
+    assert cells["Cluster"].tolist() == ["c0"] * 4 + ["c1"] * 2
+    check_folds(cells, "Cluster", "cells.csv")
+
+
+def test_clusters_of_one_image_change_nothing(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    alone = folds_of(tmp_path)
+    grouped = folds_of(tmp_path, *write_groups(tmp_path, list(range(60))))
+    assert grouped[["ID", "Label", "Fold"]].equals(alone)
+
+
+def test_duplicates_are_dropped_with_their_cells(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    groups = write_groups(tmp_path, [n // 2 for n in range(60)], [n % 2 for n in range(60)])
+    cells = write_cells(tmp_path, ["image0", "image1", "image5"])
+    table = folds_of(tmp_path, "--split_name", "x4", *groups, "--drop_duplicates", "--cell_metadata", str(cells))
+    assert table["ID"].tolist() == [f"image{n}" for n in range(1, 60, 2)]
+    kept = pd.read_csv(tmp_path / "cv" / "x4" / "cells.csv")
+    assert kept["ImageID"].tolist() == ["image1"] * 2 + ["image5"] * 2
+
+
+def test_bad_groups_are_refused(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    with pytest.raises(UserError, match=r"groups\.csv has no row for image58 \(2 are missing\)"):
+        folds_of(tmp_path, *write_groups(tmp_path, [0] * 58))
+    with pytest.raises(UserError, match=r"has 2 clusters of images, which is fewer than 10 folds"):
+        folds_of(tmp_path, *write_groups(tmp_path, [0] * 30 + [1] * 30))
+    with pytest.raises(UserError, match="--drop_duplicates needs --groups"):
+        folds_of(tmp_path, "--drop_duplicates")
+    assert not (tmp_path / "cv").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
@@ -108,4 +172,24 @@ def test_the_competitions_whole_table(real_data: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     counts = np.array([hot[table["Fold"] == fold].sum(axis=0) for fold in range(10)])
     assert (np.ptp(counts, axis=0) <= 2).all()  # each label as evenly as whole images allow
+    assert table["Fold"].value_counts().between(2_050, 2_310).all()
+
+
+def test_the_whole_table_in_clusters_stays_balanced(real_data: Path, tmp_path: Path) -> None:
+    """Some 5,000 of the images in clusters of two to about ten: each label still nearly even."""
+    train = real_data / "hpa" / "full_tables" / "train.csv"
+    ids = pd.read_csv(train)["ID"]
+    generator = np.random.default_rng(5)
+    clusters = np.arange(len(ids))
+    chosen = generator.permutation(len(ids))[:5_000]
+    clusters[chosen] = -1 - generator.integers(0, 1_200, 5_000)
+    pd.DataFrame({"ID": ids, "Cluster": clusters}).to_csv(tmp_path / "groups.csv", index=False)
+    flags = ["--metadata", str(train), "--folds_dir", str(tmp_path), "--groups", str(tmp_path / "groups.csv")]
+    makefolds.main(flags)
+    table = pd.read_csv(tmp_path / "random_folds10" / "images.csv")
+    check_folds(table, "Cluster", "images.csv")
+    hot = hpa.multi_hot(table["Label"])
+    shares = np.array([hot[table["Fold"] == fold].sum(axis=0) for fold in range(10)]) / hot.sum(axis=0)
+    common = hot.sum(axis=0) >= 500
+    assert (np.abs(shares - 0.1)[:, common] < 0.01).all()
     assert table["Fold"].value_counts().between(2_050, 2_310).all()
