@@ -109,7 +109,12 @@ def read_image(folder: str | Path, image_id: str) -> np.ndarray:
 def _read_channel(path: Path) -> np.ndarray:
     if not path.exists():
         raise ImageError(f"{path} is missing")
-    channel = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    return decode_channel(np.fromfile(path, np.uint8), str(path))
+
+
+def decode_channel(data: np.ndarray, path: str) -> np.ndarray:
+    """The bytes of one channel's file (PNG, TIFF, ...) as (height, width), uint8 or uint16; ImageError names `path`."""
+    channel = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if channel is None:
         raise ImageError(f"{path} is not a readable image")
     if channel.ndim == 3:  # some external images carry a grey value in three equal or one used plane
