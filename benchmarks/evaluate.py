@@ -61,15 +61,17 @@ def draw(cells: int, size: int, generator: np.random.Generator) -> tuple[list[st
     """Mask texts of true cells (wavy discs on a grid) and of the found ones: the same discs, moved and swollen."""
     side = int(np.ceil(np.sqrt(cells)))
     pitch = size / side
-    y, x = np.mgrid[:size, :size].astype(np.float32)
     true, found = (np.zeros((size, size), np.int32) for _ in range(2))
     for cell in range(cells):
         centre = (np.array(divmod(cell, side)) + 0.5) * pitch
         for labels, blur in ((true, 0), (found, 0.12)):
-            dy, dx = centre + generator.normal(0, blur, 2) * pitch
-            angle = np.arctan2(y - dy, x - dx)
-            radius = pitch * (0.42 + 0.03 * np.sin(7 * angle + cell)) * (1 + generator.normal(0, blur))
-            labels[np.hypot(y - dy, x - dx) < radius] = cell + 1
+            place = centre + generator.normal(0, blur, 2) * pitch
+            swell = 1 + generator.normal(0, blur)
+            low = np.maximum(place - pitch * swell, 0).astype(int)
+            part = labels[tuple(slice(start, start + int(2 * pitch * swell) + 1) for start in low)]
+            y, x = (np.indices(part.shape).T + (low - place)).T
+            radius = pitch * (0.42 + 0.03 * np.sin(7 * np.arctan2(y, x) + cell)) * swell
+            part[np.hypot(y, x) < radius] = cell + 1
     return [list(encode_label_image(labels).values()) for labels in (true, found)]
 
 
