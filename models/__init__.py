@@ -1,7 +1,8 @@
 """Networks by name. Contract: `model(images, targets)` gives a dict of losses, `model(images)` a dict of predictions.
 
 `class_<timm>_dropout` is the published head on any timm network (`class_densenet121_dropout` the published network);
-every other name is looked up in timm.
+`class_<timm>_cam` has activation maps for a head (PuzzleCAM); `bag_`, `pooled_` and `duo_<timm>` are trained on the
+cells of an image together. Every other name is looked up in timm.
 """
 
 import re
@@ -13,9 +14,13 @@ import timm
 from torch import nn
 
 from common.errors import UserError, some
+from models.bag import BagOfCells
 from models.centernet import centernet
 from models.classifier import Classifier
 from models.dropout import ALIASES, arcface_network, dropout_network, large_dropout_network
+from models.duo import DuoBranch
+from models.mask_pooled import MaskPooled
+from models.puzzle import PuzzleCAM, cam_network
 
 # form of a name, <timm> = any network of timm -> function(timm's name, num_classes, in_channels, **options of timm),
 # which gives a module from normalised images to logits
@@ -23,11 +28,21 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "class_<timm>_dropout": dropout_network,
     "class_<timm>_large_dropout": large_dropout_network,
     "class_<timm>_arcface": arcface_network,
+    "class_<timm>_cam": cam_network,
+    "bag_<timm>": dropout_network,
+    "pooled_<timm>": dropout_network,
+    "duo_<timm>": dropout_network,
     "<timm>": lambda name, classes, channels, **options: timm.create_model(
         name, num_classes=classes, in_chans=channels, **options
     ),
 }
-
+# What makes such a network a model under the contract, where that is not Classifier.
+WRAPPERS: dict[str, type[Classifier]] = {
+    "class_<timm>_cam": PuzzleCAM,
+    "bag_<timm>": BagOfCells,
+    "pooled_<timm>": MaskPooled,
+    "duo_<timm>": DuoBranch,
+}
 
 # Networks that find cells -> what makes them: (timm's name or the size, num_classes, in_channels, mean, std, **options)
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
@@ -59,6 +74,12 @@ def _match(forms: dict[str, Callable], arch: str) -> tuple[Callable, str] | None
     return None
 
 
+def wrapper_of(arch: str) -> type[Classifier]:
+    """The class that makes the network `arch` a model."""
+    found = _match(WRAPPERS, arch)
+    return found[0] if found else Classifier
+
+
 def build(arch: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """A network without trained weights: (N, in_channels, H, W) normalised images to (N, num_classes) logits.
 
@@ -76,11 +97,11 @@ def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
         match = re.fullmatch(form.replace("<timm>", "(.+)"), arch)
         if match and timm.is_model(ALIASES.get(match[1], match[1])):
             return make, match[1]
-    core = re.sub(r"^class_|(_large)?_dropout$|_arcface$", "", arch)
+    core = re.sub(r"^(class|bag|pooled|duo)_|(_large)?_dropout$|_arcface$|_cam$", "", arch)
     near = get_close_matches(core, timm.list_models(), n=3)
     raise UserError(
         f"--arch {arch} is neither of {', '.join(MODELS)} with a timm network as <timm>; near it: {some(near)}"
     )
 
 
-__all__ = ["ARCHITECTURES", "DETECTORS", "MODELS", "Classifier", "build", "build_detector", "task_of"]
+__all__ = ["ARCHITECTURES", "DETECTORS", "MODELS", "Classifier", "build", "build_detector", "task_of", "wrapper_of"]

@@ -28,10 +28,14 @@ class Classifier(nn.Module):
 
         Returns {"loss": scalar} in training, {"probs": (N, K)} in evaluation, and both in evaluation with targets.
         """
-        images = images.to(dtype=torch.float32, memory_format=torch.channels_last)
-        logits = self.net((images - self.mean) / self.std)
+        logits = self.net(self.normalised(images))
         out = {} if targets is None else {"loss": self.criterion(logits, targets)}
         return out if self.training else out | {"probs": self.probabilities(logits)}
+
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """Images of 0..255 as the network takes them."""
+        images = images.to(dtype=torch.float32, memory_format=torch.channels_last)
+        return (images - self.mean) / self.std
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(N, K) probabilities: of classes that exclude each other when the loss says so, else one question a class."""

@@ -11,6 +11,11 @@ from losses.arc_face import SCALE
 ALIASES = {"inceptionv3": "inception_v3"}  # published spellings
 
 
+def pooled(maps: torch.Tensor) -> torch.Tensor:
+    """Feature map (N, C, h, w) -> its averages and maxima side by side, (N, 2C)."""
+    return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
+
+
 class DropoutHead(nn.Module):
     """Feature map (N, C, h, w) -> logits: average and max pool side by side, then two dropped-out linear layers.
 
@@ -31,7 +36,7 @@ class DropoutHead(nn.Module):
         )
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.layers(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
+        return self.layers(pooled(maps))
 
 
 class Cosines(nn.Linear):
@@ -63,12 +68,18 @@ class FeaturesAndHead(nn.Module):
         return self.head(self.features(images))
 
 
+def backbone(name: str, in_channels: int, **options) -> nn.Module:
+    """The timm network `name` without a classifier; options: further ones of timm.create_model."""
+    net = timm.create_model(ALIASES.get(name, name), num_classes=0, in_chans=in_channels, **options)
+    if isinstance(getattr(net, "head", None), nn.Module):
+        net.head = nn.Identity()  # what timm would put after the pool; unused weights stop multi-GPU training
+    return net
+
+
 def dropout_network(name: str, num_classes: int, in_channels: int, **options) -> FeaturesAndHead:
     """The timm network `name` with the published head; options: further ones of timm.create_model."""
-    backbone = timm.create_model(ALIASES.get(name, name), num_classes=0, in_chans=in_channels, **options)
-    if isinstance(getattr(backbone, "head", None), nn.Module):
-        backbone.head = nn.Identity()  # what timm would put after the pool; unused weights stop multi-GPU training
-    return FeaturesAndHead(backbone, DropoutHead(backbone.num_features, num_classes))
+    core = backbone(name, in_channels, **options)
+    return FeaturesAndHead(core, DropoutHead(core.num_features, num_classes))
 
 
 def arcface_network(name: str, num_classes: int, in_channels: int, **options) -> FeaturesAndHead:

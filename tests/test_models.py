@@ -101,7 +101,7 @@ def test_features_are_pooled_as_maps():
 
 @pytest.mark.parametrize("arch", ["densenet121x", "class_densenet121x_dropout", "class_densenet121x_large_dropout"])
 def test_unknown_name_lists_near_ones(arch):
-    forms = "class_<timm>_dropout, class_<timm>_large_dropout, class_<timm>_arcface, <timm> with"
+    forms = "class_<timm>_dropout, class_<timm>_large_dropout, class_<timm>_arcface, class_<timm>_cam, .*, <timm> with"
     with pytest.raises(UserError, match=f"{arch} is neither of {forms} .* near it: densenet121"):
         build(arch, 19, 4, 64)
 
