@@ -1,4 +1,4 @@
-"""A training step of CenterNet and YOLOX against the bare network: forward, a mean as loss, backward.
+"""A training step of CenterNet and YOLOX against the bare network: forward, a sum as loss, backward.
 
     python benchmarks/detector_step.py --models centernet:tf_efficientnet_lite0 centernet:resnet34 --size 384 512
 
@@ -68,8 +68,8 @@ def batch(count: int, height: int, width: int, cells: int, device: torch.device)
 def network(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     """A scalar of all that the network alone gives."""
     if hasattr(model, "raw"):
-        return model.raw(images)[0].mean()
-    return sum(part.mean() for part in model.maps(images))
+        return model.raw(images)[0].sum()
+    return sum(part.sum() for part in model.maps(images))
 
 
 def step(model: torch.nn.Module, loss) -> None:

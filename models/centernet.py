@@ -210,7 +210,8 @@ def draw_heatmap(shape: Sequence[int], centres: Centres, radius: torch.Tensor) -
     """
     images, classes, rows, columns = shape
     flat = torch.zeros(images * classes * rows * columns, device=radius.device)
-    reach = torch.arange(-int(radius.max()), int(radius.max()) + 1, device=radius.device) if len(radius) else radius
+    most = int(radius.max()) if len(radius) else 0
+    reach = torch.arange(-most, most + 1, device=radius.device)
     y, x = (part.reshape(1, -1) for part in torch.meshgrid(reach, reach, indexing="ij"))
     r = radius[:, None]
     row, column = centres.row[:, None] + y, centres.column[:, None] + x
