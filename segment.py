@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import competitions
 from cells.borders import RULES
-from cells.finders import FINDERS, Finder
-from cells.segmenting import COLUMNS, Job, Size, read_image, segment_image
+from cells.finders import FINDERS, Finder, refuse_other_flags
+from cells.segmenting import Job, Size, read_image, segment_image
 from common.errors import UserError, choose, run
 from common.files import atomic, existing, safe_name, sole_writer
 from common.workers import WorkerDied, count_workers, run_each
@@ -44,15 +44,28 @@ def get_args_parser() -> argparse.ArgumentParser:
     competitions.add_flags(parser)
     parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
     parser.add_argument(
-        "--finder", help=f"one of: {', '.join(FINDERS)}; default: hpacellseg with weights, watershed without"
-    )
+        "--finder", help=f"one of: {', '.join(FINDERS)}; default: the one that the given weights or truth belong to, "
+        "else watershed",
+    )  # fmt: skip
     parser.add_argument("--nuc_model", help="hpacellseg: weights of the nuclei's network, dpn_unet_nuclei_v1.pth")
     parser.add_argument("--cell_model", help="hpacellseg: weights of the cells' network, dpn_unet_cell_3ch_v1.pth")
     parser.add_argument(
         "--label_scale", type=float, default=1.0,
         help="hpacellseg: share of the image's size at which to label; 0.25 is faster and less exact; default: 1",
     )  # fmt: skip
-    parser.add_argument("--gpu_id", default="0", help="hpacellseg: a GPU, or cpu; without any GPU the CPU is used")
+    parser.add_argument("--truth", help="truth: the table of labelled cells; default: --metadata")
+    parser.add_argument("--weights", help="network: checkpoints of train.py, joined by commas")
+    parser.add_argument("--augment", default="default", help="network: default, all, or views joined by commas")
+    parser.add_argument(
+        "--fuse", default="wbf", help="network: how the finds of several networks and views become one: wbf (weighted "
+        "boxes), centre (centres within --fuse_distance), nms; default: wbf",
+    )  # fmt: skip
+    parser.add_argument("--fuse_iou", type=float, default=0.55, help="wbf, nms: boxes of one cell overlap more")
+    parser.add_argument("--fuse_distance", type=float, default=12, help="centre: pixels between centres of one cell")
+    parser.add_argument("--score_threshold", type=float, default=0.05, help="network: cells with a lower score go")
+    parser.add_argument("--nms_iou", type=float, default=0.5, help="network: of two that overlap more the better stays")
+    parser.add_argument("--max_cells", type=int, default=300, help="network: at most so many cells an image")
+    parser.add_argument("--gpu_id", default="0", help="networks: a GPU, or cpu; without any GPU the CPU is used")
     parser.add_argument(
         "--edge_rule", default="published", choices=[*RULES, "none"],
         help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
@@ -68,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Do what is not done, then write the table of all that is."""
     args = get_args_parser().parse_args(argv)
     sizes = read_sizes(args)
-    args.finder = args.finder or ("hpacellseg" if args.nuc_model or args.cell_model else "watershed")
-    finder = choose(FINDERS, args.finder, "--finder")(args)
+    args.finder = args.finder or default_finder(args)
+    choose(FINDERS, args.finder, "--finder")
+    refuse_other_flags(args)
+    finder = FINDERS[args.finder](args)
     if finder.about:
         say(finder.about)
     job, workers = make_job(args, finder), count_workers(args.workers)
@@ -90,6 +105,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if failed:
         say(f"{len(failed)} of {len(marks)} images were skipped; mend them and run the same command again", sys.stderr)
     return 1 if failed else None
+
+
+def default_finder(args: argparse.Namespace) -> str:
+    """The finder that the given files belong to."""
+    if args.weights:
+        return "network"
+    if args.truth:
+        return "truth"
+    if args.nuc_model or args.cell_model:
+        return "hpacellseg"
+    if args.competition == "hpa":
+        return "watershed"
+    raise UserError(f"--finder must be given for {args.competition}: network with --weights, or truth")
 
 
 def say(text: str, where=None) -> None:
@@ -118,11 +146,11 @@ def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     """The run's settings and folders, checked."""
     if args.img_size < 1:
         raise UserError(f"--img_size {args.img_size} must be 1 or more")
-    settings = {name: getattr(args, name) for name in ("competition", "finder", "edge_rule", "img_size")}
+    settings = {name: getattr(args, name) for name in ("competition", "classes", "finder", "edge_rule", "img_size")}
     return Job(
         label=finder.label,
         settings=settings | (finder.settings or {}),
-        competition=args.competition,
+        competition=competitions.get(args.competition, args.classes),
         edge_rule=args.edge_rule,
         img_size=args.img_size,
         root=existing(args.root_dir, "--root_dir"),
@@ -139,9 +167,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def predictions(job: Job, finder: Finder, images: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """Each image and what the finder's network says of it; None without a network or for an unreadable image."""
+    """Each image and what the finder says of it: its network, or what it knows by the ID; else None."""
     if finder.predict is None:
-        yield from ((image, None) for image in images)
+        yield from ((image, finder.known(image) if finder.known else None) for image in images)
         return
     for first in range(0, len(images), BATCH):
         batch = images[first : first + BATCH]
@@ -180,7 +208,7 @@ def write_cells_table(path: Path, job: Job, images: Sequence[str]) -> tuple[int,
     """
     cells = kept = 0
     with atomic(path) as temporary, temporary.open("w", newline="") as table:
-        table.write(",".join(COLUMNS) + "\n")
+        table.write(",".join(job.columns) + "\n")
         for image in images:
             with job.outputs(image)["rows"].open(newline="") as rows:
                 for line in islice(rows, 2, None):  # after the fingerprint and the header

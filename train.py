@@ -19,6 +19,8 @@ from lightning_fabric import Fabric
 
 import competitions
 from augment import TRAIN
+from augment.mixing import Mixing
+from augment.scenes import SCENES
 from common.errors import UserError, choose, run
 from common.files import sole_writer
 from competitions import Competition
@@ -36,7 +38,7 @@ from tasks import TASKS, task_of
 DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
-    "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "augment": "none", "loss": "BCE",
+    "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
 }  # fmt: skip
 
 
@@ -58,10 +60,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--fold", type=int, default=0, help="the fold to validate on")
     add("--img_size", type=int, help="pixels a side that an image or cell is read at; finders: its longer side")
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
-    add("--augment", help=f"random changes in training: {', '.join(TRAIN)}")
+    add("--augment", help=f"random changes in training: {', '.join([*TRAIN, *SCENES])}")
     add("--sample", type=int, help="draw this many class-balanced samples an epoch (0: every sample once, -1: as many)")
     add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
+    add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
     add("--mixup", type=float, help="alpha of MixUp; 0: none")
     add("--cutmix", type=float, help="alpha of CutMix; 0: none")
     add("--mix_share", type=float, help="the share of batches that is mixed")
@@ -135,11 +138,12 @@ def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
 def check(args: argparse.Namespace, competition: Competition) -> None:
     """Refuse flags that contradict each other or the competition."""
     choose(LOSSES, args.loss, "--loss")
+    finder = task_of(args.arch) != "classify"
+    choose(SCENES if finder else TRAIN, args.augment, "--augment")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")
     choose(OPTIMIZERS, args.optimizer, "--optimizer")
     if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
         raise UserError(f"--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of {args.arch}")
-    finder = task_of(args.arch) != "classify"
     if args.num_classes != len(competition.CLASSES) and not (finder and args.num_classes == 1):
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} has {len(competition.CLASSES)} classes")
     if args.in_channels != len(competition.CHANNELS):
@@ -188,6 +192,7 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
         workers=args.workers,
         draws=len(task.train) if args.sample == -1 else args.sample,
         save_minutes=args.save_minutes,
+        mix=Mixing(args.mixup, args.cutmix, args.mix_share) if args.mixup or args.cutmix else None,
         ema=args.ema,
         patience=args.patience,
         skip_nonfinite=args.skip_nonfinite,

@@ -26,6 +26,21 @@ def cut_cell(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[int, 
     return crop
 
 
+def cut_box(image: np.ndarray, box: tuple[float, float, float, float], margin: float = 0.0) -> np.ndarray:
+    """The square about a box of an image (height, width, channels), zero outside the image.
+
+    Its middle is the box's, its side the box's longer one and `margin` pixels on each side; at least one pixel.
+    """
+    x1, y1, x2, y2 = box
+    side = max(round(max(x2 - x1, y2 - y1) + 2 * margin), 1)
+    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    crop = np.zeros((side, side, *image.shape[2:]), image.dtype)
+    inside = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
+    height, width = inside.shape[:2]
+    crop[max(-top, 0) : max(-top, 0) + height, max(-left, 0) : max(-left, 0) + width] = inside
+    return crop
+
+
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """`image` (height, width, channels) stretched to size x size: by area where it shrinks, linearly where it grows."""
     height, width = image.shape[:2]

@@ -1,7 +1,8 @@
 """Finders: what turns an image into cells, in two steps.
 
 `predict` runs a network over a batch of images in the main process, where the device is; `label` turns an image and its
-prediction into cells in any worker process. A finder without a network has no `predict`, its prediction is None.
+prediction into cells in any worker process. A finder without a network has no `predict`; its prediction is None, or
+what `known` says of the image by its ID.
 """
 
 import argparse
@@ -10,40 +11,57 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+import competitions
+from augment.views import parse_views
+from cells.masks import decode_mask
 from cells.segmentator_labels import Rules, label_image
 from cells.watershed import find_cells
 from common.errors import UserError
 from common.files import digest
 
 
-class Finder(NamedTuple):
-    """label(image, prediction) -> cells, nuclei: two label images, int32 (H, W), 0 = background, a nucleus with its
-    cell's id; picklable. predict(images) -> one prediction an image. Images are (H, W, 4) RGBY, uint8 or uint16.
+class Found(NamedTuple):
+    """The cells of an image: as label images, int32 (H, W), 0 = background, a nucleus with its cell's id, ids from 1;
+    or as boxes (n, 4), x1, y1, x2, y2 in pixels, with the ids 1 to n. The id's score is scores[id - 1] (without them 1)
+    and its class labels[id - 1] (without them unknown).
     """
 
-    label: Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]]
+    cells: np.ndarray | None = None
+    nuclei: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+
+class Finder(NamedTuple):
+    """label(image, prediction) -> Found; picklable. predict(images) -> one prediction an image. Images are (H, W, C),
+    uint8 or uint16.
+    """
+
+    label: Callable[[np.ndarray, Any], Found]
     predict: Callable[[list[np.ndarray]], list] | None = None
+    known: Callable[[str], Any] | None = None
     settings: dict | None = None  # what its results depend on besides the image
     about: str = ""  # a line for the user on where it runs
 
 
 def make_watershed(args: argparse.Namespace) -> Finder:
-    """The finder `watershed`; UserError when weights are given, which it would ignore."""
-    for flag in ("nuc_model", "cell_model"):
-        if getattr(args, flag):
-            raise UserError(f"--finder watershed uses no weights: leave out --{flag} or choose another finder")
+    """The finder `watershed`."""
+    if args.competition != "hpa":
+        raise UserError("--finder watershed is for the channels of hpa; choose another finder")
     return Finder(label_watershed)
 
 
-def label_watershed(image: np.ndarray, prediction: None) -> tuple[np.ndarray, np.ndarray]:
+def label_watershed(image: np.ndarray, prediction: None) -> Found:
     """Cells and nuclei of an image, from the image alone."""
-    return find_cells(image)
+    return Found(*find_cells(image))
 
 
 def make_hpacellseg(args: argparse.Namespace) -> Finder:
     """The finder `hpacellseg`; UserError when a weight file is missing or not the network's, or a flag is off."""
-    from cells.hpacellseg import Segmentator  # with torch, which the other finder does without
+    from cells.hpacellseg import Segmentator  # with torch, which the other finders do without
     from engine.device import describe, make_fabric
 
     if not 0 < args.label_scale <= 1:
@@ -51,12 +69,80 @@ def make_hpacellseg(args: argparse.Namespace) -> Finder:
     fabric = make_fabric(args.gpu_id, mixed_precision=True)
     networks = Segmentator(args.nuc_model, args.cell_model, fabric.device)
     weights = {name: digest(getattr(args, name)) for name in ("nuc_model", "cell_model")}
-    label = partial(label_image, rules=Rules(scale=args.label_scale))
-    return Finder(label, networks.predict, {"label_scale": args.label_scale, **weights}, describe(fabric))
+    label = partial(label_hpacellseg, rules=Rules(scale=args.label_scale))
+    settings = {"label_scale": args.label_scale, **weights}
+    return Finder(label, networks.predict, settings=settings, about=describe(fabric))
 
 
-# Name -> what makes the finder from segment.py's flags.
+def label_hpacellseg(image: np.ndarray, prediction: Any, rules: Rules) -> Found:
+    """Cells and nuclei by the published steps."""
+    return Found(*label_image(image, prediction, rules=rules))
+
+
+def make_network(args: argparse.Namespace) -> Finder:
+    """The finder `network`: detectors that train.py trained, alone or together."""
+    from cells.network_finder import Fusing, NetworkFinder
+    from engine.device import describe, make_fabric
+
+    if not args.weights:
+        raise UserError("--finder network needs --weights, checkpoints of train.py joined by commas")
+    fabric = make_fabric(args.gpu_id, mixed_precision=True)
+    fusing = Fusing(args.fuse, args.fuse_iou, args.fuse_distance, args.score_threshold, args.nms_iou, args.max_cells)
+    views = parse_views(args.augment)
+    paths = args.weights.split(",")
+    finder = NetworkFinder(paths, competitions.get(args.competition, args.classes), views, fusing, fabric)
+    settings = {"weights": [digest(path) for path in paths], "views": views, **fusing._asdict()}
+    return Finder(finder.label, finder.predict, settings=settings, about=describe(fabric))
+
+
+def make_truth(args: argparse.Namespace) -> Finder:
+    """The finder `truth`: the labelled cells of the metadata themselves, to train classifiers on."""
+    competition = competitions.get(args.competition, args.classes)
+    table = competition.read_cells(args.truth or args.metadata, root=args.root_dir)
+    known = Known({str(image): own for image, own in table.groupby("ImageID")})
+    return Finder(label_known, known=known.of, settings={"truth": digest(args.truth or args.metadata)})
+
+
+class Known(NamedTuple):
+    """Labelled cells by ImageID, as cells tables with a column Label."""
+
+    tables: dict[str, pd.DataFrame]
+
+    def of(self, image_id: str) -> pd.DataFrame | None:
+        """The rows of an image; None where it has none."""
+        return self.tables.get(image_id)
+
+
+def label_known(image: np.ndarray, table: pd.DataFrame | None) -> Found:
+    """The labelled cells of an image: its masks where the table has masks, else its boxes."""
+    if table is None:
+        return Found(boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64))
+    labels = table["Label"].to_numpy()
+    if not table["PredictionString"].iloc[0]:
+        return Found(boxes=table[["x1", "y1", "x2", "y2"]].to_numpy(float), labels=labels)
+    cells = np.zeros(image.shape[:2], np.int32)
+    for number, text in enumerate(table["PredictionString"], start=1):
+        cells[decode_mask(text, *cells.shape)] = number
+    return Found(cells, np.zeros_like(cells), labels=labels)
+
+
+# Name -> what makes the finder from segment.py's flags, and the flags that are its own.
 FINDERS: dict[str, Callable[[argparse.Namespace], Finder]] = {
     "watershed": make_watershed,
     "hpacellseg": make_hpacellseg,
+    "network": make_network,
+    "truth": make_truth,
 }
+OWN_FLAGS = {
+    "hpacellseg": ("nuc_model", "cell_model"),
+    "network": ("weights",),
+    "truth": ("truth",),
+}
+
+
+def refuse_other_flags(args: argparse.Namespace) -> None:
+    """UserError when a file is given that the chosen finder would ignore."""
+    for finder, flags in OWN_FLAGS.items():
+        for flag in flags:
+            if getattr(args, flag) and args.finder != finder:
+                raise UserError(f"--finder {args.finder} does not use --{flag}, it belongs to {finder}: leave it out")

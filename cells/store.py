@@ -1,7 +1,8 @@
-"""The crop store and the resized images: lossless PNGs of four channels, read back as (height, width, 4) RGBY arrays.
+"""The crop store and the resized images: lossless PNGs, read back as (height, width, channels) arrays.
 
-A PNG here is grey: the four channels one above the other, red on top (height = 4 x the image's). So each channel is
-compressed by itself, which is a tenth smaller than a PNG with four channels a pixel, and any viewer shows it.
+Four channels (RGBY) are one grey PNG: one above the other, red on top (height = 4 x the image's). So each channel is
+compressed by itself, which is a tenth smaller than a PNG with four channels a pixel, and any viewer shows it. Three
+channels are an ordinary colour PNG.
 
 The store is a folder of shards `<ImageID>.zip`, plain zips without further compression that hold `<CellID>.png`, 8 or
 16 bits. A shard belongs to one image and is written whole by one process, so that many processes can write a store.
@@ -33,9 +34,11 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErro
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """An image (height, width, 4), uint8 or uint16, as the bytes of a PNG, losslessly."""
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 4:
-        raise ValueError(f"a PNG here holds 4 channels of 8 or 16 bits, not {image.dtype} {image.shape}")
+    """An image (height, width, 4 or 3), uint8 or uint16, as the bytes of a PNG, losslessly."""
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise ValueError(f"a PNG here holds 3 or 4 channels of 8 or 16 bits, not {image.dtype} {image.shape}")
+    if image.shape[2] == 3:
+        return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     planes = np.concatenate([image[..., channel] for channel in range(4)])
     return cv2.imencode(".png", planes, PNG_SETTINGS)[1].tobytes()
 
@@ -45,25 +48,27 @@ def decode_png(data: bytes, name: str) -> np.ndarray:
     planes = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if planes is None:
         raise UserError(f"{name} is not a readable PNG; remove it and run segment.py again")
+    if planes.ndim == 3 and planes.shape[2] == 3:
+        return np.ascontiguousarray(planes[..., ::-1])
     if planes.ndim != 2 or len(planes) % 4:
-        raise UserError(f"{name} does not hold four grey channels one above the other, as segment.py writes them")
+        raise UserError(f"{name} holds neither three colours nor four grey channels one above the other")
     return cv2.merge(np.split(planes, 4))
 
 
-def write_rgby_png(path: str | Path, image: np.ndarray) -> None:
-    """Write an image (height, width, 4) atomically, losslessly."""
+def write_image_png(path: str | Path, image: np.ndarray) -> None:
+    """Write an image (height, width, 4 or 3) atomically, losslessly."""
     data = encode_png(image)
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
-def read_rgby_png(path: str | Path) -> np.ndarray:
-    """An image that `write_rgby_png` wrote, (height, width, 4) in RGBY order, uint8 or uint16 as it was."""
+def read_image_png(path: str | Path) -> np.ndarray:
+    """An image that `write_image_png` wrote, (height, width, channels), uint8 or uint16 as it was."""
     return decode_png(existing(path, "image").read_bytes(), str(path))
 
 
 def write_shard(path: str | Path, crops: dict[int, np.ndarray]) -> None:
-    """Write the cells of one image, CellID -> crop (side, side, 4), as a shard: whole, or not at all.
+    """Write the cells of one image, CellID -> crop (side, side, channels), as a shard: whole, or not at all.
 
     Equal crops give equal bytes. An image without cells has an empty shard.
     """
@@ -99,7 +104,7 @@ class Store:
         return sorted(int(name.removesuffix(".png")) for name in names)
 
     def read(self, image_id: str, cell_id: int, size: int | None = None, raw: bool = False) -> np.ndarray:
-        """A cell, masked and square: uint8 (side, side, 4) RGBY, at `size` x `size` or as cut when that is None.
+        """A cell, masked and square: uint8 (side, side, channels), at `size` x `size` or as cut when that is None.
 
         16-bit crops are scaled to 8 bits; `raw` gives the stored depth. UserError names a missing or damaged file.
         """

@@ -54,6 +54,9 @@ TRAIN_DEFAULTS = {
     },
 }  # fmt: skip
 CELL_LABELS = False  # the labels are the images'; no cell has its own
+BOX_SIZE = None  # boxes are as large as their cells
+MASKED_CROPS, CROP_MARGIN = True, 0  # a crop shows its cell alone
+MAX_DETECTIONS = 300  # an image
 
 IOU_THRESHOLD = 0.6  # a detection must overlap a true cell so far
 SCORE = f"mAP at mask IoU {IOU_THRESHOLD}"

@@ -9,7 +9,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from cells.crops import resize
-from cells.store import Store, read_rgby_png
+from cells.groups import check_folds
+from cells.store import Store, read_image_png
 from cells.table import read_table
 from common.errors import UserError, some
 from common.files import existing
@@ -25,7 +26,7 @@ class ImageReader:
 
     def __call__(self, key: str, size: int) -> np.ndarray:
         """(size, size, 4) uint8."""
-        return resize(read_rgby_png(find(self.folders, key, ".png") or self.folders[0] / f"{key}.png"), size)
+        return resize(read_image_png(find(self.folders, key, ".png") or self.folders[0] / f"{key}.png"), size)
 
 
 @dataclass
@@ -73,17 +74,24 @@ def read_fold(
     if not path.exists():
         more = " with --cell_metadata" if cells else ""
         raise UserError(f"--split_name {split_name}: {path} does not exist; makefolds.py --split_name writes it{more}")
-    if cells:
-        table = read_table(path, {"Image": str, "ImageID": str, "Label": str, "Fold": int}, key=["Image"])
-        table = table.rename(columns={"Image": "ID"})
-    else:
-        table = competition.read_labels(path)
-        table["Fold"] = read_table(path, {"Fold": int})["Fold"]
+    key = {"Image": str, "ImageID": str} if cells else {"ID": str}
+    table = read_table(path, {**key, "Label": str, "Fold": int}, key=[next(iter(key))]).rename(columns={"Image": "ID"})
+    check_labels(table["Label"], len(competition.CLASSES), path)
+    for group in {"ImageID", "Cluster"} & set(table):
+        check_folds(table, group, str(path))
     folds = sorted(table["Fold"].unique())
     if fold not in folds:
         raise UserError(f"--fold {fold} is not in {path}; it has the folds {some(folds, 20)}")
     inside = table["Fold"] == fold
     return table[~inside].reset_index(drop=True), table[inside].reset_index(drop=True)
+
+
+def check_labels(labels: pd.Series, classes: int, path: Path) -> None:
+    """UserError unless every label text is empty or class indices joined by `|`."""
+    known = {str(index) for index in range(classes)}
+    for row, text in enumerate(labels, start=2):
+        if text and not known.issuperset(text.split("|")):
+            raise UserError(f"{path} row {row}: Label {text!r} must be class indices 0 to {classes - 1} joined by |")
 
 
 def open_samples(

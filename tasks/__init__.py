@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from engine.train import Task
 from models import task_of
-from tasks import classify
+from tasks import classify, detect
 
 # The kind of an --arch (models.task_of) -> what prepares it.
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": classify.prepare,
+    "detect": detect.prepare,
 }
 
 __all__ = ["TASKS", "task_of"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cells.store import write_rgby_png, write_shard
+from cells.store import write_image_png, write_shard
 from cells.table import write_table
 from common.seeds import rng
 
@@ -21,7 +21,7 @@ def make_small_data(folder: Path, images: int = 12, cells: int = 3) -> Path:
         crops = {cell: picture(level, number, cell) for cell in range(1, cells + 1)}
         write_shard(folder / "crops" / "train" / f"{name}.zip", crops)
         write_shard(folder / "crops" / "test" / f"test_{name}.zip", crops)
-        write_rgby_png(folder / "images" / "train" / f"{name}.png", picture(level, number, 0))
+        write_image_png(folder / "images" / "train" / f"{name}.png", picture(level, number, 0))
         rows.append({"ID": name, "Label": str(label), "Fold": number % 4})
     write_table(pd.DataFrame(rows), folder / "cv_folds" / "random_folds4" / "images.csv")
     return folder

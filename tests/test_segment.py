@@ -17,9 +17,9 @@ import pytest
 import segment
 from cells import segmenting
 from cells.borders import measure_borders
-from cells.finders import FINDERS, Finder
+from cells.finders import FINDERS, Finder, Found
 from cells.masks import decode_mask, encode_mask
-from cells.store import Store, read_rgby_png
+from cells.store import Store, read_image_png
 from cells.table import read_cells
 from common.errors import UserError
 from common.files import atomic, sole_writer
@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = ("red", "green", "blue", "yellow")
 
 
-def find_squares(image: np.ndarray, prediction) -> tuple[np.ndarray, np.ndarray]:
+def find_squares(image: np.ndarray, prediction) -> Found:
     """A stand-in for a finder: a cell is a connected bright part of red, its nucleus that of blue within."""
     bright = lambda plane: (plane > (100 if plane.dtype == np.uint8 else 100 * 257)).astype(np.uint8)  # noqa: E731
     labels = cv2.connectedComponents(bright(image[..., 0]))[1].astype(np.int32)
-    return labels, labels * bright(image[..., 2])
+    return Found(labels, labels * bright(image[..., 2]))
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_outputs(data, tmp_path):
         assert mask[row.y1, row.x1 : row.x2].any() and mask[row.y1 : row.y2, row.x2 - 1].any()
     borders = measure_borders(labels.astype(int), nuclei.astype(int)).reset_index()
     pd.testing.assert_frame_equal(own[borders.columns], borders, check_dtype=False)
-    assert read_rgby_png(out / "IMGS" / "train" / "a.png").shape == (64, 64, 4)
+    assert read_image_png(out / "IMGS" / "train" / "a.png").shape == (64, 64, 4)
 
 
 def test_dropped_cells_are_in_the_table_only(data, tmp_path):
@@ -182,7 +182,7 @@ def test_any_size(data, tmp_path, shape):
     draw(data / "train", "a", shape=shape, boxes=())
     write_train(data, ["a"])
     assert segment.main(flags(data, tmp_path / "out")) is None
-    assert read_rgby_png(tmp_path / "out" / "IMGS" / "train" / "a.png").shape == (64, 64, 4)
+    assert read_image_png(tmp_path / "out" / "IMGS" / "train" / "a.png").shape == (64, 64, 4)
 
 
 def test_the_same_command_again_does_nothing(data, tmp_path):
@@ -277,7 +277,7 @@ def test_an_error_within_a_finder_costs_one_image(data, tmp_path, monkeypatch, c
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(data, tmp_path, monkeypatch):
-    out, real, written = tmp_path / "out", segmenting.write_rgby_png, []
+    out, real, written = tmp_path / "out", segmenting.write_image_png, []
 
     def full(path, image):
         if written:
@@ -285,12 +285,12 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(data, tmp_path, monkeypatch)
         written.append(path)
         real(path, image)
 
-    monkeypatch.setattr(segmenting, "write_rgby_png", full)
+    monkeypatch.setattr(segmenting, "write_image_png", full)
     with pytest.raises(OSError, match="No space left"):
         segment.main(flags(data, out))
     assert not (out / "META").exists()
     assert [path.name for path in (out / "CACHE" / "train").glob("*.csv")] == ["b.csv"]
-    monkeypatch.setattr(segmenting, "write_rgby_png", real)
+    monkeypatch.setattr(segmenting, "write_image_png", real)
     assert redone(data, out) == set()
     segment.main(flags(data, tmp_path / "fresh"))
     assert files(out) == files(tmp_path / "fresh")
@@ -300,7 +300,7 @@ class Killed(BaseException):
     """Stands for a signal at this very place."""
 
 
-@pytest.mark.parametrize("step", ["write_shard", "write_rgby_png", "write_labels", "atomic"])
+@pytest.mark.parametrize("step", ["write_shard", "write_image_png", "write_labels", "atomic"])
 def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch, step):
     segment.main(flags(data, tmp_path / "whole"))
     out, real, calls = tmp_path / "out", getattr(segmenting, step), []
@@ -332,10 +332,10 @@ def test_network_finders_predict_in_batches(data, tmp_path, monkeypatch):
         assert prediction == image[..., 0].max()
         return find_squares(image, prediction)
 
-    monkeypatch.setitem(FINDERS, "network", lambda args: Finder(label, predict))
+    monkeypatch.setitem(FINDERS, "predicting", lambda args: Finder(label, predict))
     monkeypatch.setattr(segment, "BATCH", 2)
     break_missing(data / "train")
-    assert segment.main(flags(data, tmp_path / "out", finder="network")) == 1
+    assert segment.main(flags(data, tmp_path / "out", finder="predicting")) == 1
     assert sizes == [1, 1]  # b of (b, a), then c
     assert set(all_rows(tmp_path / "out")["ImageID"]) == {"b", "c"}
 
@@ -344,8 +344,8 @@ def test_network_finders_predict_in_batches(data, tmp_path, monkeypatch):
     ("more", "message"),
     [
         (["--finder", "stardist"], "--finder stardist is not known; choose from: watershed"),
-        (["--finder", "watershed", "--nuc_model", "n.pth"], "uses no weights: leave out --nuc_model"),
-        (["--finder", "watershed", "--cell_model", "c.pth"], "uses no weights: leave out --cell_model"),
+        (["--finder", "watershed", "--nuc_model", "n.pth"], "does not use --nuc_model, it belongs to hpacellseg"),
+        (["--finder", "watershed", "--cell_model", "c.pth"], "does not use --cell_model, it belongs to hpacellseg"),
         (["--competition", "mnist"], "--competition mnist is not known"),
         (["--root_dir", "nowhere"], "--root_dir does not exist: nowhere"),
         (["--metadata", "nowhere.csv"], "--metadata does not exist: nowhere.csv"),
@@ -405,7 +405,7 @@ def test_exit_codes_and_messages(data, tmp_path):
     done = run([*command, *flags(data, tmp_path / "out", "--nuc_model", "n.pth", finder="watershed")])
     assert done.returncode == 2
     assert done.stderr == (
-        "segment.py: error: --finder watershed uses no weights: leave out --nuc_model or choose another finder\n"
+        "segment.py: error: --finder watershed does not use --nuc_model, it belongs to hpacellseg: leave it out\n"
     )
     break_missing(data / "train")
     done = run([*command, *flags(data, tmp_path / "out", finder="watershed")])
@@ -457,7 +457,7 @@ def test_a_worker_that_dies_costs_its_own_task():
     assert all(ends[number] is None for number in (0, 1, 2, 5, 6, 7, 9))
 
 
-def find_or_die(image: np.ndarray, prediction) -> tuple[np.ndarray, np.ndarray]:
+def find_or_die(image: np.ndarray, prediction) -> Found:
     """Stands for an image that is too large for the memory."""
     if image.shape[0] == 50:
         os.kill(os.getpid(), signal.SIGKILL)

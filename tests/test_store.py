@@ -2,6 +2,7 @@
 
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cells.crops import boxes, cut_cell, narrow, resize
-from cells.store import Store, decode_png, encode_png, read_rgby_png, write_rgby_png, write_shard
+from cells.store import Store, decode_png, encode_png, read_image_png, write_image_png, write_shard
 from common.errors import UserError
 
 images = st.sampled_from([np.uint8, np.uint16]).flatmap(
@@ -26,7 +27,7 @@ def test_png_loses_nothing_and_keeps_the_channels_order(image):
 
 
 def test_png_refuses_other_shapes():
-    for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 4), np.float32)):
+    for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 4), np.float32)):
         with pytest.raises(ValueError, match="4 channels"):
             encode_png(image)
 
@@ -174,12 +175,21 @@ def test_foreign_files_in_a_shard(tmp_path):
 
 def test_resized_images(tmp_path):
     image = crops()[10]
-    write_rgby_png(tmp_path / "deep" / "a.png", image)
-    np.testing.assert_array_equal(read_rgby_png(tmp_path / "deep" / "a.png"), image)
+    write_image_png(tmp_path / "deep" / "a.png", image)
+    np.testing.assert_array_equal(read_image_png(tmp_path / "deep" / "a.png"), image)
     with pytest.raises(UserError, match=r"b\.png"):
-        read_rgby_png(tmp_path / "b.png")
+        read_image_png(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes((tmp_path / "deep" / "a.png").read_bytes()[:-30])
     (tmp_path / "d.png").write_bytes(b"")
     for name in ("c", "d"):
         with pytest.raises(UserError, match=rf"{name}\.png is not a readable PNG"):
-            read_rgby_png(tmp_path / f"{name}.png")
+            read_image_png(tmp_path / f"{name}.png")
+
+
+def test_three_channels_are_a_colour_picture(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    write_image_png(tmp_path / "a.png", image)
+    assert np.array_equal(read_image_png(tmp_path / "a.png"), image)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], image)
+    write_shard(tmp_path / "a.zip", {1: image})
+    assert np.array_equal(Store(tmp_path).read("a", 1), image)
