@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 import competitions
-from cells.duplicates import check_folds, read_groups
+from cells.groups import check_folds, read_groups
 from cells.table import KEY, match_rows, read_table, write_table
 from common.errors import UserError, run
 from common.files import safe_name

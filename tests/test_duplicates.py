@@ -13,14 +13,13 @@ from PIL import Image
 
 import findduplicates
 from cells.duplicates import (
-    check_folds,
     choose_kept,
     find_clusters,
     format_hash,
     hash_image,
     parse_hashes,
-    read_groups,
 )
+from cells.groups import check_folds, read_groups
 from common.errors import UserError
 from common.seeds import rng
 from competitions import hpa

@@ -17,8 +17,9 @@ import download
 from common.errors import UserError
 from common.fetch import Fetcher, FetchError, gunzip, retry_after
 from common.seeds import rng
-from competitions import hpa
+from competitions import get, hpa
 from competitions.hpa_external import read_external
+from engine.external import add_external
 
 HEADER = "Image,Label,Cellline,in_trainset,Label_idx\n"
 ATLAS = "https://images.example.org"
@@ -372,3 +373,33 @@ def test_bad_flags_are_refused(table: Path, atlas: Atlas, more: list[str], messa
     with pytest.raises(UserError, match=message):
         download.main(flags(table, atlas, *more))
     assert atlas.asked == []
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> tuple[pd.DataFrame, list[str], str]:
+    (tmp_path / "external.csv").write_text("ID,Label\nx,3\ny,18\nz,0|1\n")
+    train = pd.DataFrame({"ID": ["a", "b"], "Label": ["0", "1"]})
+    return train, ["v", "w"], str(tmp_path / "external.csv")
+
+
+def test_external_images_join_the_training_side(split) -> None:
+    table = add_external(*split, get("hpa"))
+    assert table.to_numpy().tolist() == [["a", "0"], ["b", "1"], ["x", "3"], ["y", "18"], ["z", "0|1"]]
+
+
+def test_external_copies_of_validation_images_are_left_out(split, tmp_path: Path) -> None:
+    """x is like the training image a, y like the validation image w."""
+    groups = tmp_path / "duplicates.csv"
+    groups.write_text("ID,Cluster\na,0\nb,1\nv,2\nw,3\nx,0\ny,3\nz,4\n")
+    assert add_external(*split, get("hpa"), str(groups))["ID"].tolist() == ["a", "b", "x", "z"]
+    groups.write_text("ID,Cluster\na,0\nb,1\nv,2\nw,3\nx,0\ny,3\n")
+    with pytest.raises(UserError, match=r"duplicates\.csv has no row for z"):
+        add_external(*split, get("hpa"), str(groups))
+
+
+def test_external_images_of_the_split_are_refused(split) -> None:
+    train, _, path = split
+    with pytest.raises(UserError, match=r"external\.csv has y in common with the split"):
+        add_external(train, ["y"], path, get("hpa"))
+    with pytest.raises(UserError, match=r"external\.csv has x in common with the split"):
+        add_external(train.assign(ID=["a", "x"]), [], path, get("hpa"))

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 import makefolds
-from cells.duplicates import check_folds
+from cells.groups import check_folds
 from common.errors import UserError
-from competitions import hpa
+from competitions import get, hpa
+from engine.samples import read_fold
 
 
 def write_train(folder: Path, images: int = 60) -> Path:
@@ -111,6 +112,19 @@ def test_a_cluster_is_in_one_fold(tmp_path: Path) -> None:
     cells = pd.read_csv(tmp_path / "cv" / "x4" / "cells.csv")
     assert cells["Cluster"].tolist() == ["c0"] * 4 + ["c1"] * 2
     check_folds(cells, "Cluster", "cells.csv")
+
+
+def test_a_leak_is_refused_where_folds_are_read(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    folds_of(tmp_path, "--split_name", "x4", *write_groups(tmp_path, [f"c{n // 3}" for n in range(60)]))
+    path = tmp_path / "cv" / "x4" / "images.csv"
+    train, valid = read_fold(tmp_path / "cv", "x4", 1, get("hpa"))
+    assert not set(train["Cluster"]) & set(valid["Cluster"])
+    table = pd.read_csv(path)
+    table.loc[4, "Fold"] = (table["Fold"][4] + 1) % 4
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"images\.csv leaks: Cluster c1 is in the folds"):
+        read_fold(tmp_path / "cv", "x4", 1, get("hpa"))
 
 
 def test_clusters_of_one_image_change_nothing(tmp_path: Path) -> None:
