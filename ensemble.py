@@ -6,8 +6,20 @@
 
 The CSV has a row a table: `Predictions` (a file name, looked up in --tables_path, which without the flag is --out_path,
 then beside the CSV, then as given), `Type` (cell or image) and a weight for each class. The weighted means of each kind
-are combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative);
-see --combine, --negative, --negative_penalty. A CSV with tables of one kind only is fine.
+are combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative).
+A CSV with tables of one kind only is fine: its opinion stands for both. In the order in which they are done:
+
+--combine         product; mean; or weighted: --cell_weight x cell + the rest x image. For single classes another one:
+                  `product,11=mean,12=weighted` is the product but for the classes 11 and 12
+--decay           `11=0.5`: of an image's cells, the likeliest one by the cell models keeps its probability of class 11
+                  (Mitotic spindle: rare, and mostly one cell of an image), the next gets x .5, the third x .25, ...
+--negative        of Negative: max, the larger opinion; own, combined like every class; 1-max, 1 - the highest other
+                  class; product, the product of 1 - p over the other classes
+--negative_penalty  1: then every other class x (1 - Negative)
+--border_weight   cells at the image's border: all classes x the visible share, as estimated by the length of border
+                  that the cell touches (touch), its area or its nucleus's against the mean of the image's whole
+                  cells (area, nucleus), or touch and area together (completeness); cells/borders.py has the
+                  formulas. This replaces dropping them, so begin with segment.py --edge_rule none
 
 Writes `ensemble_<CSV's name>.csv`, a row a cell, and with --submission 1 `submission_<CSV's name>.csv`.
 
@@ -26,9 +38,10 @@ import numpy as np
 import pandas as pd
 
 import competitions
-from cells.combine import COMBINE, NEGATIVE, combine, ranks, weighted_mean
+from cells.borders import WEIGHT_COLUMNS, WEIGHTS, border_weights
+from cells.combine import COMBINE, NEGATIVE, combine, decay, exclude, ranks, weighted_mean
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
-from common.errors import UserError, run
+from common.errors import UserError, choose, run
 from common.files import existing
 from evaluate import show
 
@@ -48,14 +61,18 @@ class Opinion(NamedTuple):
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="CSV: Predictions,Type,<class names>")
-    parser.add_argument("--competition", default="hpa", help="whose rules: " + ", ".join(competitions.COMPETITIONS))
+    competitions.add_flags(parser)
     parser.add_argument("--dataset", default="test", help="valid: take those cells that the tables hold (out-of-fold)")
     parser.add_argument("--submission", type=int, choices=[0, 1], default=0, help="1: write the submission")
     parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
-    parser.add_argument("--combine", choices=list(COMBINE), default="product", help="of cell and image opinion")
-    parser.add_argument("--negative", choices=list(NEGATIVE), default="max",
-                        help="Negative: the larger of both, or its own, combined like every class")  # fmt: skip
+    parser.add_argument("--combine", default="product", help=f"of cell and image opinion: {', '.join(COMBINE)}; then "
+                        "CLASS=RULE for single classes, by index; joined by commas")  # fmt: skip
+    parser.add_argument("--cell_weight", type=float, default=0.7, help="the cell models' share where it is weighted")
+    parser.add_argument("--decay", help="CLASS=FACTOR joined by commas: how fast a class falls over an image's cells")
+    parser.add_argument("--negative", choices=list(NEGATIVE), default="max", help="where Negative comes from")
     parser.add_argument("--negative_penalty", type=int, choices=[0, 1], default=1, help="1: others x (1 - Negative)")
+    parser.add_argument("--border_weight", choices=["none", *WEIGHTS], default="none",
+                        help="border cells x their visible share: begin with segment.py --edge_rule none")  # fmt: skip
     parser.add_argument("--meta_csv", required=True, help="sample_submission.csv (or train.csv for --dataset valid)")
     parser.add_argument("--cell_meta_csv_path", required=True, help="cells table")
     parser.add_argument("--truth", help="print the score against this truth table or train.csv")
@@ -69,7 +86,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the tables, combine them, write the result, score it."""
     args = get_args_parser().parse_args(argv)
-    competition = competitions.get(args.competition)
+    competition = competitions.get(args.competition, args.classes)
     config = existing(args.config, "ensemble CSV")
     images = read_images(args, competition)
     opinions = read_opinions(config, Path(args.tables_path or args.out_path), competition.CLASSES)
@@ -137,7 +154,8 @@ def find_table(name: str, config: Path, folder: Path) -> Path:
 
 def read_cells(args: argparse.Namespace, images: pd.Series, opinions: Sequence[Opinion]) -> pd.DataFrame:
     """The cells to decide on: the cells table, for --dataset valid those rows whose images the tables hold."""
-    cells = read_table(args.cell_meta_csv_path, CELL_COLUMNS, key=KEY)
+    weights = WEIGHT_COLUMNS if args.border_weight != "none" else {}
+    cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **weights}, key=KEY)
     if args.dataset == "valid":
         held = covering(opinions)["ImageID"]
         cells = cells[cells["ImageID"].isin(held)].reset_index(drop=True)
@@ -157,14 +175,60 @@ def covering(opinions: Sequence[Opinion]) -> pd.DataFrame:
 
 def decide(opinions: Sequence[Opinion], cells: pd.DataFrame, args: argparse.Namespace, competition) -> np.ndarray:
     """The combined probability of each cell and class: (len(cells), C)."""
+    rules, decays = parse_rules(args, competition), parse_decays(args.decay, competition.CLASSES)
     means = {}
     for kind in KINDS:
         own = [opinion for opinion in opinions if opinion.kind == kind]
         if own:
             values = [values_of(opinion, cells, competition.CLASSES, bool(args.rank)) for opinion in own]
             means[kind] = weighted_mean(values, np.array([opinion.weights for opinion in own]))
-    rules = args.combine, args.negative, bool(args.negative_penalty)
-    return combine(means.get("cell"), means.get("image"), competition.NEGATIVE, *rules)
+    if decays and "cell" not in means:
+        raise UserError(f"--decay {args.decay} ranks an image's cells, but {args.config} has no table of Type cell")
+    cell, image = (means.get(kind, means.get(other)) for kind, other in (KINDS, KINDS[::-1]))
+    probs = combine(cell, image, rules, args.cell_weight) if len(means) == 2 else cell.copy()
+    for index, factor in decays.items():
+        probs[:, index] *= decay(cell[:, index], cells["ImageID"].to_numpy(), factor)
+    if competition.NEGATIVE is not None:
+        probs = exclude(probs, cell, image, competition.NEGATIVE, args.negative, bool(args.negative_penalty))
+    if args.border_weight != "none":
+        probs *= border_weights(cells, args.border_weight)[:, None]
+    return probs
+
+
+def parse_rules(args: argparse.Namespace, competition) -> list[str]:
+    """--combine as a rule for each class: `product,2=mean` -> product for all classes but the third."""
+    if not 0 <= args.cell_weight <= 1:
+        raise UserError(f"--cell_weight {args.cell_weight} must lie in 0..1")
+    first, _, rest = args.combine.partition(",")
+    choose(COMBINE, first, "--combine")
+    rules = [first] * len(competition.CLASSES)
+    for index, rule in by_class(rest, "--combine", competition.CLASSES).items():
+        choose(COMBINE, rule, f"--combine {index}=")
+        if index == competition.NEGATIVE and args.negative != "own":
+            raise UserError(f"--combine {index}={rule} has no effect but with --negative own")
+        rules[index] = rule
+    return rules
+
+
+def parse_decays(text: str | None, classes: Sequence[str]) -> dict[int, float]:
+    """--decay as a factor for each class that it names: `11=0.5` -> {11: 0.5}."""
+    decays = {}
+    for index, factor in by_class(text or "", "--decay", classes).items():
+        if not factor.replace(".", "", 1).isdecimal() or float(factor) > 1:
+            raise UserError(f"--decay {index}={factor}: a factor in 0..1 is right")
+        decays[index] = float(factor)
+    return decays
+
+
+def by_class(text: str, flag: str, classes: Sequence[str]) -> dict[int, str]:
+    """`CLASS=VALUE` joined by commas, CLASS an index into `classes`: `11=mean,12=own` -> {11: "mean", 12: "own"}."""
+    values: dict[int, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not (equals and name.isdecimal() and int(name) < len(classes)) or int(name) in values:
+            raise UserError(f"{flag}: {part!r} must be CLASS=VALUE with a class 0 to {len(classes) - 1}, each once")
+        values[int(name)] = value
+    return values
 
 
 def values_of(opinion: Opinion, cells: pd.DataFrame, classes: Sequence[str], rank: bool) -> np.ndarray:

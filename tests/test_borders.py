@@ -2,12 +2,13 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cells.borders import RULES, completeness, disc_share, measure_borders
+from cells.borders import RULES, WEIGHTS, border_weights, completeness, disc_share, measure_borders
 from cells.crops import boxes
 
 
@@ -129,3 +130,64 @@ def test_equal_to_cell_by_cell(labels):
         assert row["border_pixels"] == mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
         assert row["touches_border"] == (row["border_pixels"] > 0)
         assert 0 <= row["completeness"] <= 1
+
+
+def border_table(*rows: tuple[str, int, int, int, int, float]) -> pd.DataFrame:
+    columns = ["ImageID", "touches_border", "border_pixels", "area", "nucleus_area", "completeness"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+WEIGHED = border_table(
+    ("a", 0, 0, 300, 100, 1), ("b", 1, 30, 90, 40, 0.7), ("a", 1, 20, 100, 60, 0.25), ("a", 0, 0, 500, 140, 1),
+    ("a", 1, 0, 500, 0, 0.9), ("b", 1, 10, 110, 0, 0.6), ("c", 0, 0, 80, 0, 1), ("c", 1, 9, 20, 0, 0.4),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("area", [1, 0.9, 0.25, 1, 1, 1, 1, 0.25]),  # means: a 400, b 100 (all touch the border), c 80
+        ("nucleus", [1, 1, 0.5, 1, 0, 0, 1, 0.25]),  # means: a 120, b 40; c has no nuclei: the cells' areas
+        ("completeness", [1, 0.7, 0.25, 1, 0.9, 0.6, 1, 0.4]),
+    ],
+)
+def test_border_weights_by_hand(how: str, expected: list[float]) -> None:
+    np.testing.assert_allclose(border_weights(WEIGHED, how), expected)
+
+
+def test_the_touch_of_a_half_disc_weighs_a_half() -> None:
+    radius = 40
+    half = border_table(("a", 1, 2 * radius, round(np.pi * radius**2 / 2), 0, 1.0))
+    assert border_weights(half, "touch")[0] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_border_weights_are_those_of_the_images_alone(how: str) -> None:
+    together = border_weights(WEIGHED, how)
+    for name in "abc":
+        own = (WEIGHED["ImageID"] == name).to_numpy()
+        np.testing.assert_allclose(border_weights(WEIGHED[own].reset_index(drop=True), how), together[own])
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_border_cell_of_which_more_is_seen_weighs_more(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    areas, cut = generator.integers(1, 900, (2, 6)), generator.integers(1, 60)
+    rows = [("a", 1, cut, area, nucleus, 0.5) for area, nucleus in areas.T] + [("a", 0, 0, 700, 500, 1)]
+    table = border_table(*rows)
+    for how, column in (("touch", "area"), ("area", "area"), ("nucleus", "nucleus_area")):
+        weights = border_weights(table, how)
+        assert ((weights >= 0) & (weights <= 1)).all()
+        assert weights[-1] == 1
+        assert (np.diff(weights[:-1][np.argsort(table[column].to_numpy()[:-1], kind="stable")]) >= 0).all()
+    longer = border_weights(table.assign(border_pixels=table["border_pixels"] + 5), "touch")
+    assert (longer <= border_weights(table, "touch")).all()
+
+
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_measured_cells_can_be_weighed(how: str) -> None:
+    table = measure_borders(CELLS, NUCLEI, "none").assign(ImageID="a")
+    weights = border_weights(table, how)
+    assert (weights[table["touches_border"] == 0] == 1).all()
+    assert weights[4] < 1  # cell 5 is smaller than whole cells, and so is its nucleus

@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
 import ensemble
 import evaluate
-from cells.combine import combine, ranks, weighted_mean
 from cells.masks import encode_mask
 from cells.triples import parse_triples, read_rows
 from common.errors import UserError
@@ -108,39 +105,6 @@ def test_the_submission(data: Path) -> None:
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
-def test_by_hand() -> None:
-    cell = np.array([[0.8, 0.2, 0.1]])
-    image = np.array([[0.5, 0.5, 0.4]])
-    np.testing.assert_allclose(combine(cell, image, 2), [[0.4 * 0.6, 0.1 * 0.6, 0.4]])
-    np.testing.assert_allclose(combine(cell, image, 2, penalty=False), [[0.4, 0.1, 0.4]])
-    np.testing.assert_allclose(combine(cell, image, 2, negative_how="own", penalty=False), [[0.4, 0.1, 0.04]])
-    np.testing.assert_allclose(combine(cell, image, 2, "mean", "own", False), [[0.65, 0.35, 0.25]])
-    np.testing.assert_allclose(combine(cell, None, 2), [[0.72, 0.18, 0.1]])
-    np.testing.assert_allclose(combine(None, image, 2, penalty=False), image)
-    np.testing.assert_allclose(combine(cell, image, None), cell * image)
-    assert cell.tolist() == [[0.8, 0.2, 0.1]]  # the arguments stay as they are
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
-def test_a_weighted_mean_lies_between_its_tables(seed: int, count: int) -> None:
-    generator = np.random.default_rng(seed)
-    tables = [generator.random((6, 3)) for _ in range(count)]
-    weights = generator.random((count, 3)) + 1e-3
-    mean = weighted_mean(tables, weights)
-    assert (mean >= np.min(tables, axis=0) - 1e-12).all()
-    assert (mean <= np.max(tables, axis=0) + 1e-12).all()
-    np.testing.assert_allclose(mean, weighted_mean(tables, 7 * weights))
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
-@settings(max_examples=20, deadline=None)
-def test_ranks_are_scipys(seed: int, rows: int) -> None:
-    values = np.random.default_rng(seed).integers(8, size=(rows, 3)) / 7
-    np.testing.assert_allclose(ranks(values), (rankdata(values, axis=0) - 1) / (rows - 1))
-    assert ranks(values[:1]).tolist() == [[0.5] * 3]
-
-
 @pytest.mark.parametrize("kind", ["cell", "image"])
 def test_one_kind_alone(data: Path, kind: str) -> None:
     keep(data, kind)
@@ -154,9 +118,82 @@ def test_one_kind_alone(data: Path, kind: str) -> None:
 
 def test_mean_without_negative_rules(data: Path) -> None:
     table = run(data, "--combine", "mean", "--negative", "own", "--negative_penalty", "0")
+    cell, image = opinions(data)
+    np.testing.assert_allclose(table[list(CLASSES)], (cell + image) / 2, atol=1e-7)
+
+
+def opinions(data: Path) -> tuple[np.ndarray, np.ndarray]:
     cell = [0.4 * probs_of(data, "one.csv")[key] + 0.6 * probs_of(data, "two.csv")[key] for key in CELLS]
-    image = [probs_of(data, "image.csv")[image, 0] for image, _ in CELLS]
-    np.testing.assert_allclose(table[list(CLASSES)], (np.array(cell) + image) / 2, atol=1e-7)
+    return np.array(cell), np.array([probs_of(data, "image.csv")[image, 0] for image, _ in CELLS])
+
+
+def test_rules_for_single_classes(data: Path) -> None:
+    flags = ["--combine", "weighted,3=mean,11=product", "--cell_weight", "0.6", "--negative", "product"]
+    table = run(data, *flags)
+    cell, image = opinions(data)
+    expected = 0.6 * cell + 0.4 * image
+    expected[:, 3] = (cell + image)[:, 3] / 2
+    expected[:, 11] = (cell * image)[:, 11]
+    expected[:, NEGATIVE] = [np.prod([1 - value for value in row[:NEGATIVE]]) for row in expected]
+    expected[:, :NEGATIVE] *= 1 - expected[:, [NEGATIVE]]
+    np.testing.assert_allclose(table[list(CLASSES)], expected, atol=1e-7)
+
+
+def test_decay_ranks_the_cells_of_an_image_by_the_cell_models(data: Path) -> None:
+    table = run(data, "--decay", "11=0.5,3=0", "--negative_penalty", "0")
+    cell, image = opinions(data)
+    expected = cell * image
+    for name in ("a", "b"):
+        own = [row for row, (other, _) in enumerate(CELLS) if other == name]
+        for place, row in enumerate(sorted(own, key=lambda row: -cell[row, 11])):
+            expected[row, 11] *= 0.5**place
+        for row in sorted(own, key=lambda row: -cell[row, 3])[1:]:
+            expected[row, 3] = 0
+    expected[:, NEGATIVE] = np.maximum(cell, image)[:, NEGATIVE]
+    np.testing.assert_allclose(table[list(CLASSES)], expected, atol=1e-7)
+    keep(data, "image")
+    with pytest.raises(UserError, match=r"--decay 11=0\.5 ranks an image's cells, but .*mix\.csv has no table of Type"):
+        run(data, "--decay", "11=0.5")
+
+
+def test_border_weights(data: Path) -> None:
+    before = run(data)
+    cells = pd.read_csv(data / "cells.csv")
+    with pytest.raises(UserError, match=r"cells\.csv lacks the column touches_border"):
+        run(data, "--border_weight", "area")
+    borders = {"touches_border": [0, 1, 0, 1, 1], "border_pixels": [0, 20, 0, 8, 20], "area": [400, 100, 300, 600, 0],
+               "nucleus_area": [80, 60, 50, 10, 20], "completeness": [1, 0.25, 1, 0.9, 0.5]}  # fmt: skip
+    cells.assign(**borders).to_csv(data / "cells.csv", index=False)
+    for how, factors in (
+        ("none", [1, 1, 1, 1, 1]),
+        ("area", [1, 0.25, 1, 1, 0]),
+        ("nucleus", [1, 0.75, 1, 0.2, 0.25]),
+        ("completeness", [1, 0.25, 1, 0.9, 0.5]),
+    ):
+        table = run(data, "--border_weight", how)
+        expected = before[list(CLASSES)].to_numpy() * np.array(factors)[:, None]
+        np.testing.assert_allclose(table[list(CLASSES)], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--combine", "sum"], "--combine sum is not known; choose from: product, mean, weighted"),
+        (["--combine", "mean,3=sum"], "--combine 3= sum is not known"),
+        (["--combine", "mean,19=product"], "'19=product' must be CLASS=VALUE with a class 0 to 18"),
+        (["--combine", "mean,product"], "'product' must be CLASS=VALUE"),
+        (["--combine", "mean,3=mean,3=product"], "'3=product' must be CLASS=VALUE .* each once"),
+        (["--combine", "product,18=mean"], "--combine 18=mean has no effect but with --negative own"),
+        (["--cell_weight", "1.5"], r"--cell_weight 1\.5 must lie in 0\.\.1"),
+        (["--decay", "11=2"], r"--decay 11=2: a factor in 0\.\.1 is right"),
+        (["--decay", "11=-0.5"], r"--decay 11=-0\.5: a factor"),
+        (["--decay", "0.5"], r"--decay: '0\.5' must be CLASS=VALUE"),
+    ],
+)
+def test_bad_rules_are_refused(data: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(data, *flags)
+    assert not list((data / "out").glob("ensemble_*"))
 
 
 def test_weights_are_for_each_class(data: Path) -> None:
