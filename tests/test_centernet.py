@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from losses.heatmap_focal import HeatmapFocal
-from models import centernet as cn
-from models.centernet import centernet
+from models.centernet import UNIT, Centres, centernet, decode, draw_heatmap, find_centres, gaussian_radius
 from models.weights import PACKAGED, load_pretrained
 
 MEAN, STD = (0.5, 0.4, 0.3, 0.5), (0.2, 0.2, 0.2, 0.2)
@@ -31,7 +30,7 @@ def small(num_classes=1, channels=3, name="resnet18", **options):
 def test_radius_by_hand():
     sizes = torch.tensor([[25.0, 25.0], [10.0, 10.0], [1.0, 1.0], [20.0, 10.0]])
     # side s: s (2 sqrt(.49 + .21) - 1.4) = .2733 s; 20 x 10: -21 + sqrt(441 + 168) = 3.68
-    assert cn.gaussian_radius(sizes).tolist() == [6, 2, 0, 3]
+    assert gaussian_radius(sizes).tolist() == [6, 2, 0, 3]
 
 
 def slow_heatmap(shape, cells) -> torch.Tensor:
@@ -51,16 +50,16 @@ def slow_heatmap(shape, cells) -> torch.Tensor:
                           st.integers(0, 6)), max_size=6))  # fmt: skip
 def test_heatmap_as_the_slow_one(cells):
     image, label, row, column, radius = torch.tensor(cells, dtype=torch.int64).reshape(-1, 5).unbind(1)
-    centres = cn.Centres(image, label, row, column, torch.zeros(len(cells), 2), torch.zeros(len(cells), 2))
-    drawn = cn.draw_heatmap((2, 3, 9, 12), centres, radius)
+    centres = Centres(image, label, row, column, torch.zeros(len(cells), 2), torch.zeros(len(cells), 2))
+    drawn = draw_heatmap((2, 3, 9, 12), centres, radius)
     torch.testing.assert_close(drawn, slow_heatmap((2, 3, 9, 12), cells), atol=1e-6, rtol=0)
 
 
 def test_centres_of_boxes():
     targets = [target((0, 0, 9, 20), (10, 10, 10, 30), labels=[1, 0]), target(), target((60, 0, 80, 20), (-9, 0, 5, 9))]
-    centres = cn.find_centres(targets, rows=8, columns=16)  # no area, and a centre left of the image: passed over
+    centres = find_centres(targets, rows=8, columns=16)  # no area, and a centre left of the image: passed over
     assert centres.image.tolist() == [0] and centres.label.tolist() == [1] and len(centres.size) == 1
-    centres = cn.find_centres(targets, rows=8, columns=18)  # the third one's centre lies at x = 70, column 17
+    centres = find_centres(targets, rows=8, columns=18)  # the third one's centre lies at x = 70, column 17
     assert centres.image.tolist() == [0, 2]
     assert centres.column.tolist() == [1, 17] and centres.row.tolist() == [2, 2]
     torch.testing.assert_close(centres.offset, torch.tensor([[0.125, 0.5], [0.5, 0.5]]))
@@ -82,13 +81,13 @@ def test_perfect_maps_give_the_boxes_back(box_size):
     centre = torch.tensor([[60.3, 50.9], [2.0, 120.7], [200.25, 31.1], [200.25, 31.1]])
     boxes = torch.cat([centre - 50, centre + 50], dim=1)
     truth = {"boxes": boxes, "labels": torch.tensor([0, 1, 0, 1])}
-    centres = cn.find_centres([truth], 32, 64)
-    heatmap = cn.draw_heatmap((1, 2, 32, 64), centres, cn.gaussian_radius(centres.size))
+    centres = find_centres([truth], 32, 64)
+    heatmap = draw_heatmap((1, 2, 32, 64), centres, gaussian_radius(centres.size))
     offset, size = torch.zeros(1, 2, 32, 64), torch.zeros(1, 2, 32, 64)
     offset[centres.image, :, centres.row, centres.column] = centres.offset
-    size[centres.image, :, centres.row, centres.column] = (centres.size * 4 / cn.UNIT).log()
+    size[centres.image, :, centres.row, centres.column] = (centres.size * 4 / UNIT).log()
     logits = heatmap.clamp(1e-6, 1 - 1e-6).logit()
-    (found,) = cn.decode(logits, offset, None if box_size else size, box_size, top_k=4)
+    (found,) = decode(logits, offset, None if box_size else size, box_size, top_k=4)
     assert found["scores"].min() > 0.99
     order = sorted(range(4), key=lambda row: (found["boxes"][row].round().tolist(), found["labels"][row]))
     expected = sorted(range(4), key=lambda row: (boxes[row].round().tolist(), truth["labels"][row]))
