@@ -6,6 +6,8 @@ A *group* is what may be compared: the boxes of one image, or of one class of on
 `image * classes + label` they keep the classes apart.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 
@@ -84,6 +86,25 @@ def top(scores: np.ndarray, groups: np.ndarray, most: int | np.ndarray) -> np.nd
     order, starts = by_group(scores, groups)
     rank = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
     return order[rank < np.broadcast_to(most, len(order))[order]]
+
+
+def best_match(
+    boxes: np.ndarray, groups: np.ndarray, others: np.ndarray, other_groups: np.ndarray, overlap: Callable = giou
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each box (N, 4) the row of the other (M, 4) of its group that it overlaps most, and how far: two (N,).
+
+    overlap: `giou` or `iou`. -1 and -1 where the group has no other; of equals the first.
+    """
+    order = np.argsort(other_groups, kind="stable")
+    first, last = (np.searchsorted(other_groups[order], groups, side) for side in ("left", "right"))
+    counts = last - first
+    one = np.repeat(np.arange(len(boxes)), counts)  # every pair within a group
+    other = order[np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)]
+    values = overlap(boxes[one], others[other])
+    best = np.lexsort((other, -values, one))[np.searchsorted(one, np.flatnonzero(counts))]
+    rows, highest = np.full(len(boxes), -1), np.full(len(boxes), -1.0)
+    rows[one[best]], highest[one[best]] = other[best], values[best]
+    return rows, highest
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cells.boxes import giou
+from cells.boxes import best_match
 
 BOX = ["x1", "y1", "x2", "y2"]
 BOX_SHARE, CLASS_SHARE = 0.2, 0.8
@@ -18,17 +18,7 @@ def best_prediction(truth: pd.DataFrame, found: pd.DataFrame) -> tuple[np.ndarra
     """
     codes, _ = pd.factorize(pd.concat([truth["ImageID"], found["ImageID"]]))
     own, other = codes[: len(truth)], codes[len(truth) :]
-    order = np.argsort(other, kind="stable")
-    first, last = (np.searchsorted(other[order], own, side) for side in ("left", "right"))
-    counts = last - first
-    true = np.repeat(np.arange(len(truth)), counts)  # every pair of a truth and a prediction of its image
-    guess = order[np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)]
-    values = giou(truth[BOX].to_numpy(float)[true], found[BOX].to_numpy(float)[guess])
-    by_truth = np.lexsort((guess, -values, true))
-    best = by_truth[np.searchsorted(true, np.flatnonzero(counts))]
-    rows, highest = np.full(len(truth), -1), np.full(len(truth), -1.0)
-    rows[true[best]], highest[true[best]] = guess[best], values[best]
-    return rows, highest
+    return best_match(truth[BOX].to_numpy(float), own, found[BOX].to_numpy(float), other)
 
 
 def f1_scores(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:

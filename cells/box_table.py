@@ -1,0 +1,71 @@
+"""Competitions whose truth is one labelled box a row: their rows as a cells table, and what may be wrong with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.errors import UserError, some
+
+BOX = ["x1", "y1", "x2", "y2"]
+
+
+def make_cells(names: pd.Series, classes: np.ndarray, boxes: np.ndarray, sizes: np.ndarray | None) -> pd.DataFrame:
+    """Labelled boxes as a cells table with the columns Label (the class index as text) and score (1).
+
+    names: the image of each row; classes (N,) indices; boxes (N, 4); sizes (N, 2) width, height, or None: then
+    ImageWidth and ImageHeight are 0, not known. The cells of an image are counted in the order of the rows.
+    """
+    number = names.groupby(names).cumcount() + 1
+    width, height = (0, 0) if sizes is None else sizes.T
+    table = pd.DataFrame(
+        {
+            "Image": names + "+" + number.astype(str), "ImageID": names, "CellID": number, "ImageWidth": width,
+            "ImageHeight": height, "PredictionString": "",
+        }
+    )  # fmt: skip
+    table[BOX] = boxes
+    return table.assign(Label=classes.astype(str).astype(object), score=1.0).reset_index(drop=True)
+
+
+def image_labels(names: pd.Series, classes: np.ndarray) -> pd.DataFrame:
+    """`ID,Label`: each image once, as first met, with the classes of its rows joined by `|`; -1 is no class."""
+    own = pd.DataFrame({"ID": names.to_numpy(), "class": classes}).drop_duplicates().sort_values("class", kind="stable")
+    texts = own[own["class"] >= 0].astype({"class": str}).groupby("ID", sort=False)["class"].agg("|".join)
+    ids = names.drop_duplicates().to_numpy()
+    return pd.DataFrame({"ID": ids, "Label": texts.reindex(ids, fill_value="").to_numpy()})
+
+
+def multi_hot(labels: pd.Series, classes: int) -> np.ndarray:
+    """Label texts such as `0|5` as a float32 array (N, classes) of zeros and ones; an empty text is all zeros."""
+    hot = np.zeros((len(labels), classes), np.float32)
+    for row, text in enumerate(labels):
+        hot[row, [int(part) for part in text.split("|") if part]] = 1
+    return hot
+
+
+def class_indices(names: pd.Series, classes: Sequence[str], path: str | Path) -> np.ndarray:
+    """The index of each class name, (N,) int64; -1 for an empty one. UserError for a name that is not in `classes`."""
+    index = names.map({"": -1, **{name: place for place, name in enumerate(classes)}})
+    refuse(index.isna(), path, names, f"is no class; known: {some(classes, 30)}")
+    return index.to_numpy(np.int64)
+
+
+def refuse(bad: np.ndarray | pd.Series, path: str | Path, column: pd.Series, why: str) -> None:
+    """UserError for the first bad row, (N,) bool, of a file: names it and its value in `column`, and says `why`."""
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        value = column.iloc[rows[0]]
+        text = repr(value) if isinstance(value, str) else f"{value:g}"
+        raise UserError(f"{path} row {rows[0] + 2}, column {column.name}: {text} {why}")
+
+
+def refuse_unknown_images(names: pd.Series, known: pd.Series, what: str, truth: str | Path) -> None:
+    """UserError when `what` (a file, or what it is) names images that the truth does not know."""
+    extra = names[~names.isin(known)].drop_duplicates()
+    if len(extra):
+        raise UserError(
+            f"{what} names the image {some(extra)}, which {truth} does not have; an image without cells has a row with "
+            "an empty class there"
+        )
