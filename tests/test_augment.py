@@ -52,7 +52,8 @@ def test_training_changes(name, height, width, seed):
     changed = [TRAIN[name](image, 24, rng(seed, "a", 1)) for _ in range(2)]
     assert changed[0].shape == (24, 24, 4) and changed[0].dtype == np.uint8
     assert np.array_equal(*changed)
-    assert changed[0].min() >= 50 and changed[0].max() < 100
+    if name != "stained_crop":  # which changes the colours
+        assert changed[0].min() >= 50 and changed[0].max() < 100
 
 
 def test_random_crop_is_a_part_of_the_image():
