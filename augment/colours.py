@@ -25,15 +25,27 @@ def brightness_contrast(image: np.ndarray, generator: np.random.Generator, most:
 
 
 def hue_saturation(
-    image: np.ndarray, generator: np.random.Generator, hue: float = 10, saturation: float = 30, value: float = 0
+    image: np.ndarray, generator: np.random.Generator, hue: float = 8, saturation: float = 0.25
 ) -> np.ndarray:
-    """Hue, saturation and value shifted by up to these of 180, 255 and 255; images of 3 channels (RGB) only."""
+    """Hue turned by up to `hue` of 180, saturation by up to a part of itself, so greys stay grey; RGB images only."""
+    turn, gain = generator.uniform(-1, 1, 2) * (hue, saturation)
+    return in_hsv(image, np.array([turn, 0, 0]), np.array([1, 1 + gain, 1]))
+
+
+def shift_hsv(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """YOLOX's: hue, saturation and value shifted by up to 5, 30 and 30, each with even odds; RGB images only."""
+    shift = generator.uniform(-1, 1, 3) * (5, 30, 30) * generator.integers(2, size=3)
+    return in_hsv(image, shift, np.ones(3))
+
+
+def in_hsv(image: np.ndarray, shift: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """An RGB image with gain x value + shift in OpenCV's hue (of 180), saturation and value; others unchanged."""
     if image.shape[2] != 3:
         return image
-    shift = generator.uniform(-1, 1, 3) * (hue, saturation, value)
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV) + shift.round().astype(np.int16)
-    hsv[..., 0] %= 180
-    return cv2.cvtColor(hsv.clip(0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
+    values = (np.arange(256)[:, None] * gain + shift).round()
+    table = np.column_stack([values[:, 0] % 180, values[:, 1:].clip(0, 255)]).astype(np.uint8)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    return cv2.cvtColor(cv2.LUT(hsv, table.reshape(256, 1, 3)), cv2.COLOR_HSV2RGB)
 
 
 def clahe(image: np.ndarray, generator: np.random.Generator, most: float = 4.0) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from augment.colours import blur, brightness_contrast, clahe, hue_saturation, noise
+from augment.colours import blur, brightness_contrast, clahe, hue_saturation, noise, shift_hsv
 
 FILL = 114  # the grey of YOLOX
 LEAST_SEEN = 0.3  # a cell of which less is left in the image is no longer marked
@@ -257,7 +257,7 @@ def yolox(
 ) -> Scene:
     """YOLOX's list after mosaic and mixup (augment.mosaic): colour by up to (5, 30, 30) in HSV, flipped left-right."""
     scene = letterbox(turned(scene, False, bool(generator.integers(2)), False), size, fill)
-    return scene._replace(image=hue_saturation(scene.image, generator, 5, 30, 30))
+    return scene._replace(image=shift_hsv(scene.image, generator))
 
 
 # name -> function(scene, size, generator, keep_size=, fill=) -> scene of size = side or (height, width)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augment.colours import brightness_contrast, hue_saturation, in_hsv
 from augment.mosaic import mixed, mixup, mosaic
 from augment.scenes import SCENES, Scene, about_middle, fitted, letterbox, mask_boxes, moved, shift_scale_rotate, turned
 from common.seeds import rng
@@ -165,6 +166,18 @@ def test_fixed_boxes_keep_their_sides():
         np.testing.assert_allclose(result.boxes[:, 2:] - result.boxes[:, :2], 100, atol=1e-3)
     half = SCENES["riva"](one, 128, rng(0), keep_size=True)
     np.testing.assert_allclose(half.boxes[:, 2:] - half.boxes[:, :2], 50, atol=1e-3)
+
+
+def test_colours_by_hand():
+    red, grey = np.uint8([[[200, 0, 0]]]), np.full((4, 5, 3), 77, np.uint8)
+    assert in_hsv(red, np.array([60, 0, 0]), np.ones(3)).tolist() == [[[0, 200, 0]]]  # a third of the circle
+    assert in_hsv(red, np.array([-60, 0, 0]), np.ones(3)).tolist() == [[[0, 0, 200]]]
+    assert in_hsv(red, np.array([0, 0, 30]), np.array([1, 0, 1])).tolist() == [[[230, 230, 230]]]
+    assert in_hsv(red, np.array([0, 0, 90]), np.ones(3)).tolist() == [[[255, 0, 0]]]
+    for seed in range(5):
+        assert (hue_saturation(grey, rng(seed)) == grey).all()
+        ramp = brightness_contrast(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), rng(seed)).ravel().astype(int)
+        assert (np.diff(ramp) >= 0).all() and abs(ramp[128] - 128) <= 27 and len(np.unique(ramp)) > 180
 
 
 def four() -> list[Scene]:
