@@ -2,10 +2,9 @@
 
     python synthesize.py --competition hpa --out_dir DATA --train 40 --test 10 --size 1024 --seed 1 --jobs 2
 
-writes DATA/train.csv, sample_submission.csv, train/ (8-bit) and test/ (16-bit) as the competition has them, and two
-tables that training must not see: DATA/truth.csv (every cell of the test images: mask, box, classes) and
-DATA/train_truth.csv. The same seed and size give the same bytes whatever --jobs. Run again after an interruption, or
-with a larger --train or --test, and only what is missing is drawn.
+writes the images and tables as the competition has them, and tables that training must not see: the truth of the test
+images (docs/synthetic.md says which files each competition gets). The same seed and size give the same bytes whatever
+--jobs. Run again after an interruption, or with a larger --train or --test, and only what is missing is drawn.
 """
 
 import argparse
@@ -26,10 +25,11 @@ from tqdm import tqdm
 
 from common.errors import UserError, choose, run
 from common.files import atomic, sole_writer
-from synthesis import hpa
+from synthesis import cytologia, hpa, riva
 from synthesis.labels import BALANCES
 
-COMPETITIONS = {"hpa": hpa}
+COMPETITIONS = {"hpa": hpa, "riva": riva, "cytologia": cytologia}
+SPLITS = ("train", "val", "test")
 SMALLEST, LARGEST = 128, 8192  # pixels a side
 SMALLEST_CELL = 400  # pixels of the image for each cell
 
@@ -38,11 +38,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--competition", default="hpa", help=f"one of: {', '.join(COMPETITIONS)}")
     parser.add_argument("--out_dir", type=Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=int, default=40, help="number of training images")
-    parser.add_argument("--test", type=int, default=10, help="number of test images")
-    parser.add_argument("--size", default="1024", help="side in pixels, or WIDTHxHEIGHT")
+    parser.add_argument("--train", type=int, help="number of training images; default: 40")
+    parser.add_argument("--val", type=int, help="number of validation images, where the competition has them (riva: 8)")
+    parser.add_argument("--test", type=int, help="number of test images; default: 10")
+    parser.add_argument("--size", help="side in pixels, or WIDTHxHEIGHT; default: the competition's (hpa: 1024)")
     parser.add_argument("--cells", help="MIN-MAX cells an image; default: as many as real images of this area have")
-    parser.add_argument("--class_balance", default="flat", help="flat: every class occurs; natural: as often as in HPA")
+    parser.add_argument(
+        "--class_balance", help="flat: every class occurs; natural: as often as really (default: but for hpa)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes that draw at the same time")
     parser.add_argument("--overwrite", action="store_true", help="remove the images in --out_dir first")
@@ -52,8 +55,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
     module = choose(COMPETITIONS, args.competition, "--competition")
+    counts = read_counts(args, module)
     request = read_request(args, module)
-    counts = {"train": args.train, "test": args.test}
     settings = {"competition": args.competition, "version": module.VERSION, **asdict(request)}
     with sole_writer(args.out_dir):
         claim_folder(args.out_dir, settings, args.overwrite)
@@ -63,17 +66,34 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"{split}: {count} images, {len(truths[split])} cells in {args.out_dir}")  # noqa: T201
 
 
+def read_counts(args: argparse.Namespace, module) -> dict[str, int]:
+    """The number of images of each split that the competition has; UserError names the flag that is wrong."""
+    counts = dict(module.COUNTS)
+    for split in SPLITS:
+        count = getattr(args, split)
+        if count is None:
+            continue
+        if split not in counts:
+            raise UserError(f"--{split} is not for {args.competition}, which has only {', '.join(counts)}")
+        if count < 0:
+            raise UserError(f"--{split} {count} must be 0 or more")
+        counts[split] = count
+    if not any(counts.values()):
+        flags = " ".join(f"--{split} 0" for split in counts)
+        raise UserError(f"{flags} asks for no image; one of them must be 1 or more")
+    return counts
+
+
 def read_request(args: argparse.Namespace, module):
     """The flags as the module's Request; UserError names the flag that is wrong."""
-    for flag, lowest in (("train", 0), ("test", 0), ("seed", 0), ("jobs", 1)):
+    for flag, lowest in (("seed", 0), ("jobs", 1)):
         if getattr(args, flag) < lowest:
             raise UserError(f"--{flag} {getattr(args, flag)} must be {lowest} or more")
-    if args.train + args.test == 0:
-        raise UserError("--train 0 --test 0 asks for no image; one of them must be 1 or more")
-    choose(dict.fromkeys(BALANCES), args.class_balance, "--class_balance")
-    width, height = _read_size(args.size)
+    balance = args.class_balance or module.BALANCE
+    choose(dict.fromkeys(BALANCES), balance, "--class_balance")
+    width, height = _read_size(args.size or module.SIZE)
     cells = _read_cells(args.cells, most=width * height // SMALLEST_CELL) if args.cells else None
-    return module.Request(args.seed, width, height, cells, args.class_balance)
+    return module.Request(args.seed, width, height, cells, balance)
 
 
 def _read_size(text: str) -> tuple[int, int]:
@@ -96,12 +116,13 @@ def claim_folder(folder: Path, settings: dict, overwrite: bool) -> None:
     """Note the settings in the folder; UserError when other data are there and `overwrite` is not given."""
     noted = folder / "settings.json"
     text = json.dumps(settings, indent=2)
+    outputs = [folder / name for module in COMPETITIONS.values() for name in (".parts", *module.OUTPUTS)]
     if overwrite:
-        for name in (".parts", "train", "test"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in outputs:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     elif noted.exists() and noted.read_text() != text:
         raise UserError(f"{folder} holds data of other settings ({noted}); choose another --out_dir or --overwrite")
-    elif not noted.exists() and any((folder / name).exists() for name in ("train.csv", "train", "test")):
+    elif not noted.exists() and any(path.exists() for path in outputs):
         raise UserError(f"{folder} holds data that this program did not make; choose another --out_dir or --overwrite")
     with atomic(noted) as temporary:
         temporary.write_text(text)

@@ -20,7 +20,7 @@ class Textures:
     def __init__(self, rng: np.random.Generator, height: int, width: int, scale: float):
         self.margin = int(MARGIN * scale) + 1
         shape = (height + 2 * self.margin, width + 2 * self.margin)
-        self.fields = {name: _noise(rng, *shape, sigma * scale) for name, sigma in GRAINS.items()}
+        self.fields = {name: smooth_noise(rng, *shape, sigma * scale) for name, sigma in GRAINS.items()}
 
     def at(self, cell: Cell, name: str) -> np.ndarray:
         """The part of a noise under a cell's box, which must lie within the image and its margin."""
@@ -28,7 +28,8 @@ class Textures:
         return self.fields[name][rows, columns]
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, sigma: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, height: int, width: int, sigma: float) -> np.ndarray:
+    """Noise of mean 0 and standard deviation 1 with blobs of about `sigma` pixels, float32 (height, width)."""
     shrink = max(1, int(sigma / 1.4))  # smooth noise is made small and enlarged
     small = rng.standard_normal((height // shrink + 4, width // shrink + 4), np.float32)
     small = soft(small, sigma / shrink)

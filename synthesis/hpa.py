@@ -22,6 +22,9 @@ from synthesis.patterns import PATTERNS, STRENGTH
 from synthesis.settings import CELL_LINES, SETTINGS, CellLine, Settings
 
 VERSION = 1  # of the drawing: images of another version are not mixed with these
+COUNTS = {"train": 40, "test": 10}  # images of each split, unless a flag says otherwise
+SIZE, BALANCE = "1024", "flat"
+OUTPUTS = ("train", "test", "train.csv", "sample_submission.csv", "truth.csv", "train_truth.csv")
 PNG = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]  # fastest, and smallest where there is noise
 TRUTH_COLUMNS = {**CELL_COLUMNS, "Label": str}
 TRUTH_FILES = {"train": "train_truth.csv", "test": "truth.csv"}
