@@ -229,3 +229,21 @@ def test_real_images_have_no_copies_but_their_own(real_data: Path, tmp_path: Pat
     copy = cv2.resize(np.dstack(jpeg).transpose(1, 0, 2), (700, 700), interpolation=cv2.INTER_AREA)
     own = parse_hashes(read(tmp_path)["Hash"][:1])[0]
     assert max(bits_apart(own, hash_image(copy))) <= 4
+
+
+def test_a_copy_among_real_smears_is_found(real_data: Path, tmp_path: Path) -> None:
+    """Of 220 blood smears no two are near; one stored again, smaller and coarser, is found among them."""
+    folder = real_data / "bccd" / "images"
+    (tmp_path / "copies.csv").write_text("NAME,x1,y1,x2,y2,class\ncopy.jpg,1,1,9,9,RBC\n")
+    (tmp_path / "copies").mkdir()
+    small = cv2.resize(cv2.imread(str(folder / "BloodImage_00005.jpg")), (320, 240), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "copies" / "copy.jpg"), small, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    findduplicates.main([
+        "--competition", "cytologia", "--classes", "RBC,WBC,Platelets", "--root_dir", str(folder),
+        str(tmp_path / "copies"), "--metadata", str(real_data / "bccd" / "train.csv"), str(tmp_path / "copies.csv"),
+        "--out", str(tmp_path / "duplicates.csv"), "--workers", "0",
+    ])  # fmt: skip
+    found = read(tmp_path)
+    assert found.loc[found["Keep"] == 0, "ID"].tolist() == ["copy.jpg"]
+    own = found.set_index("ID")["Cluster"]
+    assert own["copy.jpg"] == own["BloodImage_00005.jpg"]
