@@ -1,0 +1,99 @@
+"""Class maps turned into cells: connected parts, cut where two cells touch, and the plain way without a network."""
+
+import cv2
+import numpy as np
+from skimage.filters import threshold_otsu
+from skimage.morphology import local_maxima, reconstruction
+
+from cells.flooding import flood
+from cells.regions import fill_holes, find_regions, keep_regions, label_areas
+
+NECK = 0.1  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
+SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
+MIN_AREA = 10  # pixels; what is smaller is no cell
+
+
+def merge_channels(masks: np.ndarray) -> np.ndarray:
+    """Instance ids by type, (height, width, types), as one label image, int32: where types overlap the last one counts.
+
+    Equal ids of two types are two cells, as in PanNuke's official code.
+
+    >>> merge_channels(np.array([[[3, 0], [3, 1], [0, 1]]]))
+    array([[3, 4, 4]], dtype=int32)
+    """
+    merged, highest = np.zeros(masks.shape[:2], np.int32), 0
+    for channel in np.moveaxis(masks, 2, 0):
+        inside = channel > 0
+        merged[inside] = channel[inside].astype(np.int32) + highest
+        highest += int(channel.max(initial=0))
+    return merged
+
+
+def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, min_area: float = MIN_AREA) -> np.ndarray:
+    """The cells of a mask (height, width): int32 label image, from 1 in the order of their first pixels.
+
+    A watershed on the smoothed distance to the edge. Its seeds are the h-maxima of that distance's logarithm: two parts
+    are cut if the neck between them is narrower than (1 - `neck`) times the narrower part, whatever their size.
+    """
+    whole = np.ascontiguousarray(mask, np.uint8)
+    if not whole.any():
+        return np.zeros(whole.shape, np.int32)
+    # One pixel of background around the image would make cells at its border narrower than they are.
+    distance = cv2.distanceTransform(whole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = np.minimum(distance, max(whole.shape))  # a mask without background has no distance
+    distance = cv2.GaussianBlur(distance, (0, 0), smooth) * whole if smooth > 0 else distance
+    tops = local_maxima(reconstruction(distance * (1 - neck), distance), connectivity=2) & (whole > 0)
+    seeds = find_regions(tops.view(np.uint8), diagonal=True)
+    markers = keep_regions(seeds, seeds.areas > 0, whole.shape)
+    height = np.ceil(distance * (255 / distance.max())).astype(np.uint8)
+    labels = flood(height, markers, whole)
+    return drop_small(labels, min_area)
+
+
+def drop_small(labels: np.ndarray, min_area: float) -> np.ndarray:
+    """Take cells of less than `min_area` pixels out of a label image and number the others anew: int32."""
+    keep = label_areas(labels) >= max(min_area, 1)
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+
+
+def class_instances(
+    probs: np.ndarray, background: int, joint: bool = False, min_area: float = MIN_AREA, **split: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of class maps: (K, height, width) probabilities -> label image int32, and the class of each label.
+
+    Each class' pixels (where its probability is the highest) are split on their own by `split_cells`, whose settings
+    `split` holds. joint: all that is not background is split together, and a cell is of the class that has the most
+    probability in it, so that a cell of two opinions stays whole. Labels count from 1; classes[label - 1] is an int64
+    index into the K maps, never `background`.
+    """
+    highest = probs.argmax(axis=0)
+    if joint:
+        labels = split_cells(highest != background, min_area=min_area, **split)
+        sums = np.stack([np.bincount(labels.ravel(), own.ravel(), labels.max() + 1) for own in probs])
+        sums[background] = -1
+        return labels, sums.argmax(axis=0)[1:]
+    labels, classes = np.zeros(highest.shape, np.int32), []
+    for name in range(len(probs)):
+        if name != background:
+            own = split_cells(highest == name, min_area=min_area, **split)
+            labels[own > 0] = own[own > 0] + len(classes)
+            classes += [name] * int(own.max())
+    return labels, np.array(classes, np.int64)
+
+
+def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:
+    """Cells without a network, the baseline: Otsu's threshold and a watershed on the distance to the edge.
+
+    image: grey (height, width) or RGB (height, width, 3), of any depth. Cells are the bright part if most of the
+    image's border is dark, else the dark part. Label image, int32.
+    """
+    grey = image.astype(np.float32)
+    grey = grey if grey.ndim == 2 else cv2.cvtColor(grey[..., :3], cv2.COLOR_RGB2GRAY)
+    grey = cv2.GaussianBlur(grey, (0, 0), 0.5)
+    if grey.max() == grey.min():
+        return np.zeros(grey.shape, np.int32)
+    bright = grey > threshold_otsu(grey)
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    mask = (bright if border.mean() <= 0.5 else ~bright).astype(np.uint8)
+    return split_cells(fill_holes(mask), min_area=min_area)

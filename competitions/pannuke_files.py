@@ -1,0 +1,184 @@
+"""PanNuke's files: the arrays of the official folds, read memory-mapped, or one file an image.
+
+Arrays: `images.npy` (N, H, W, 3), `masks.npy` (N, H, W, C + 1) and `types.npy` (N) of each fold, below a folder that is
+called fold1, fold2, ... (also `Fold 1/images/fold1`, as they are published). The masks' channels are the types, holding
+instance ids, and last the background, 1 where there is no nucleus. The ImageID is `fold1_00012`: the fold and the place
+in its arrays, from 0.
+
+Files: `images/<ImageID>.png`, `masks/<ImageID>.npz` with an array `masks` (H, W, C + 1), and, for the tissues,
+`types.csv` with `ID,type`.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cells.images import ImageError, list_images, read_rgb
+from cells.table import match_rows, read_table
+from common.errors import UserError, some
+from common.files import existing, safe_name
+
+
+class Fold(NamedTuple):
+    """The arrays of a fold, memory-mapped; `masks` is None where there are none (images to predict)."""
+
+    images: np.ndarray
+    masks: np.ndarray | None
+    types: np.ndarray | None
+    folder: Path  # of images.npy
+
+
+@lru_cache(maxsize=8)
+def open_folds(root: str | Path) -> dict[str, Fold]:
+    """The folds below `root` by name (`fold1`, ...), checked but for their pixels; none where there are no arrays.
+
+    UserError for a fold that is there twice, or arrays that do not fit each other, naming the file.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(path for depth in ("", "*/", "*/*/", "*/*/*/") for path in Path(root).glob(f"{depth}*.npy")):
+        if path.stem not in ("images", "masks", "types"):
+            continue
+        own = found.setdefault(_fold_name(path), {})
+        if path.stem in own:
+            raise UserError(f"{_fold_name(path)} is there twice: {own[path.stem]} and {path}")
+        own[path.stem] = path
+    return {name: _open_fold(name, paths) for name, paths in sorted(found.items())}
+
+
+def _fold_name(path: Path) -> str:
+    for part in reversed(path.absolute().parts[:-1]):
+        number = re.fullmatch(r"fold[ _-]?(\d+)", part, re.IGNORECASE)
+        if number:
+            return f"fold{int(number[1])}"
+    raise UserError(f"{path} lies in no folder that says which fold it is: fold1, fold2, ...")
+
+
+def _open_fold(name: str, paths: dict[str, Path]) -> Fold:
+    if "images" not in paths:
+        raise UserError(f"{name} has {some(paths.values())}, but no images.npy")
+    arrays = {kind: open_array(path) for kind, path in paths.items()}
+    images, masks, types = (arrays.get(kind) for kind in ("images", "masks", "types"))
+    if images.ndim != 4 or images.shape[3] != 3 or not _is_number(images):
+        raise UserError(f"{paths['images']} holds {_form(images)}; numbers (N, H, W, 3) of 0 to 255 are right")
+    if masks is not None and (masks.ndim != 4 or masks.shape[3] < 2 or not _is_number(masks)):
+        raise UserError(f"{paths['masks']} holds {_form(masks)}; instance ids (N, H, W, types + 1) are right")
+    if masks is not None and masks.shape[:3] != images.shape[:3]:
+        raise UserError(f"{paths['masks']} has {masks.shape[:3]} (N, H, W), but {paths['images']} {images.shape[:3]}")
+    if types is not None and (types.shape != images.shape[:1] or types.dtype.kind != "U"):
+        raise UserError(f"{paths['types']} holds {_form(types)}; {len(images)} texts, one an image, are right")
+    return Fold(images, masks, types, paths["images"].parent)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """An array file, memory-mapped; UserError when it is damaged or holds objects."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an array of numbers or texts: {error}") from None
+
+
+def _is_number(array: np.ndarray) -> bool:
+    return array.dtype.kind in "uif"
+
+
+def _form(array: np.ndarray) -> str:
+    return f"{array.dtype} {array.shape}"
+
+
+def _place(root: str | Path, image_id: str) -> tuple[Fold, int] | None:
+    """The fold of an image and its place there; None where `root` holds no arrays."""
+    folds = open_folds(root)
+    if not folds:
+        return None
+    name, _, number = image_id.rpartition("_")
+    if name not in folds or not number.isdecimal() or int(number) >= len(folds[name].images):
+        raise ImageError(f"{root} has no image {image_id}; it has {some(folds, 5)}, such as {next(iter(folds))}_00000")
+    return folds[name], int(number)
+
+
+def image_files(folder: str | Path, image_id: str) -> list[Path]:
+    """The file that holds an image, whether it exists or not."""
+    place = _place(folder, image_id)
+    return [place[0].folder / "images.npy"] if place else [_file(folder, "images", image_id, ".png")]
+
+
+def _file(folder: str | Path, kind: str, image_id: str, suffix: str) -> Path:
+    return Path(folder) / kind / f"{safe_name(image_id, 'ImageID')}{suffix}"
+
+
+def read_image(folder: str | Path, image_id: str) -> np.ndarray:
+    """An image (height, width, 3), RGB, uint8."""
+    place = _place(folder, image_id)
+    if place:
+        fold, number = place
+        return _whole(fold.images[number], 255, fold.folder / "images.npy", image_id).astype(np.uint8)
+    return read_rgb(_file(folder, "images", image_id, ".png"))
+
+
+def read_masks(folder: str | Path, image_id: str, classes: Sequence[str]) -> np.ndarray:
+    """The instance ids of an image's nuclei by type, (height, width, classes) int32, without the background."""
+    place = _place(folder, image_id)
+    if place:
+        fold, number = place
+        path = fold.folder / "masks.npy"
+        if fold.masks is None:
+            raise ImageError(f"{fold.folder} has no masks.npy")
+        masks = fold.masks[number]
+    else:
+        path = _file(folder, "masks", image_id, ".npz")
+        masks = _npz(path)
+    if masks.ndim != 3 or masks.shape[2] != len(classes) + 1 or not _is_number(masks):
+        raise ImageError(
+            f"{path} holds {_form(masks)} for {image_id}; the {len(classes)} classes {some(classes, 5)} "
+            f"and the background need {len(classes) + 1} channels (--classes names others)"
+        )
+    return _whole(masks[..., :-1], np.iinfo(np.int32).max, path, image_id).astype(np.int32)
+
+
+def _npz(path: Path) -> np.ndarray:
+    try:
+        with np.load(existing(path, "masks"), allow_pickle=False) as file:
+            return file["masks"]
+    except (ValueError, EOFError, KeyError, OSError) as error:
+        raise ImageError(f"{path} cannot be read as a file with an array `masks`: {error}") from None
+
+
+def _whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.ndarray:
+    """`values` if they are whole numbers of 0 to `highest`; PanNuke's own files keep them as float64."""
+    values = np.asarray(values)
+    wrong = (values.min() < 0) or (values.max() > highest)
+    if wrong or (values.dtype.kind == "f" and not np.array_equal(values, np.floor(values))):
+        raise ImageError(f"{path}, {image_id}: the values must be whole numbers of 0 to {highest}")
+    return values
+
+
+def read_metadata(path: str | Path) -> pd.DataFrame:
+    """The images of a folder: columns `ID`, `fold` (text; empty for single files) and `type` (the tissue).
+
+    `path` may also be a table with a column `ID`, whose other columns are kept.
+    """
+    path = existing(path, "--metadata")
+    if path.is_file():
+        return read_table(path, {"ID": str}, key=["ID"])
+    folds = open_folds(path)
+    if folds:
+        parts = [
+            pd.DataFrame({"ID": [f"{name}_{number:05d}" for number in range(len(fold.images))], "fold": name,
+                          "type": "" if fold.types is None else np.asarray(fold.types).astype(object)})
+            for name, fold in folds.items()
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+    if not (path / "images").is_dir():
+        raise UserError(f"{path} has neither arrays fold<k>/images.npy nor pictures images/<ID>.png")
+    ids = [Path(name).stem for name in list_images(path / "images", "--metadata")]
+    table = pd.DataFrame({"ID": ids, "fold": "", "type": ""})
+    if (path / "types.csv").exists():
+        types = read_table(path / "types.csv", {"ID": str, "type": str}, key=["ID"])
+        rows = match_rows(table, types, ["ID"], str(path / "types.csv"), exact=False)
+        table["type"] = types["type"].to_numpy()[rows]
+    return table
