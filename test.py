@@ -20,19 +20,22 @@ import torch
 from torch import nn
 
 import competitions
-from augment.crops import random_crop, whole
+from augment.crops import Resize, random_crop, whole
 from augment.views import parse_views
+from cells.crops import resize
 from common.errors import UserError, run
 from common.files import digest, existing, sole_writer
 from competitions import Competition
 from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.data import Samples
 from engine.device import describe, make_fabric
+from engine.image_cells import LabelledImages, with_labels
 from engine.predict import predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
-from models import Classifier, build
+from models import BagOfCells, Classifier, MaskPooled, PuzzleCAM, build, wrapper_of
 from models.bestfitting import LAST, OLD_CLASSES, NewClasses, load_bestfitting, read_bestfitting
+from models.puzzle import CAM_POOLS
 
 FROM_CHECKPOINT = ("arch", "num_classes", "in_channels", "img_size", "crop_size", "split_name")
 
@@ -52,6 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
              "19; counts as epoch 0")  # fmt: skip
     # What it sees.
     add("--img_dir", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
+    add("--cache_dir", help="segment.py's, to predict cells from whole images: pooled_<timm>, class_<timm>_cam")
     add("--cellorimage", choices=["cell", "image"], help="default: as trained")
     add("--dataset", default="test", help="a dataset folder below --img_dir; valid: the fold's validation images")
     add("--split_name", help="for --dataset valid: a folder of --folds_dir")
@@ -66,7 +70,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--arch", help="the network's name")
     add("--num_classes", type=int)
     add("--in_channels", type=int)
-    add("--puzzle", type=int, choices=[0], default=0, help="0: no PuzzleCAM")
+    add("--puzzle", type=int, choices=[0, 1], help="whether it was trained as a PuzzleCAM")
+    add("--cam_pool", choices=CAM_POOLS, default="mean", help="class_<timm>_cam: how the map is pooled within a cell")
     # Where and how fast.
     add("--gpu_id", default="0", help="GPUs joined by commas, or cpu; without any GPU the CPU is used")
     add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> int | None:
     model = fabric.setup(network(args, checkpoint, path))
     out = Path(args.base_dir) / "submissions" / args.out_dir / f"fold{args.fold}"
     out /= f"epoch_{epoch_name(checkpoint['epoch'])}"
-    identity = digest(path)
+    identity = f"{digest(path)} {args.cam_pool}"
     with sole_writer(out) if fabric.global_rank == 0 else nullcontext():
         for seed in seeds:
             files = {view: out / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz" for view in views}
@@ -136,14 +141,19 @@ def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
 
 def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     """Take the flags that were not given from the checkpoint; refuse another architecture than it holds."""
-    for name in ("arch", "num_classes", "in_channels"):
-        if getattr(args, name) not in (None, settings[name]):
-            raise UserError(f"--{name} {getattr(args, name)}: {path} was trained with --{name} {settings[name]}")
+    for name in ("arch", "num_classes", "in_channels", "puzzle"):
+        if getattr(args, name) not in (None, settings.get(name, 0)):
+            raise UserError(f"--{name} {getattr(args, name)}: {path} was trained with --{name} {settings.get(name, 0)}")
     for name in FROM_CHECKPOINT:
         if getattr(args, name) is None:
             setattr(args, name, settings[name])
     args.cellorimage = args.cellorimage or settings["cell"]
     args.loss = settings["loss"]
+    args.pool = settings.get("pool")
+    kind = wrapper_of(args.arch)
+    args.from_image = args.cellorimage == "cell" != settings["cell"] and kind in (MaskPooled, PuzzleCAM)
+    if args.from_image and args.cache_dir is None:
+        raise UserError(f"--cellorimage cell: {args.arch} finds the cells in whole images by --cache_dir")
 
 
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
@@ -154,7 +164,12 @@ def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
         net = untrained(args, checkpoint["model"], path, competition)
         return Classifier(net, criterion, competition.MEAN, competition.STD)
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
-    model = Classifier(net, criterion, competition.MEAN, competition.STD)
+    kind, options = wrapper_of(args.arch), {}
+    if issubclass(kind, BagOfCells):
+        options = {"pool": args.pool}
+    elif kind is PuzzleCAM:
+        options = {"puzzle": False, "cam_pool": args.cam_pool}
+    model = kind(net, criterion, competition.MEAN, competition.STD, **options)
     load_model(model, checkpoint, path, "--predict_epoch")
     return model
 
@@ -169,22 +184,26 @@ def untrained(args: Namespace, weights: dict[str, torch.Tensor], path: Path, com
     return net if classes == args.num_classes else NewClasses(net, competition.OLD_CLASSES)
 
 
-def open_dataset(args: Namespace, seed: int) -> Samples:
+def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
     """The samples of --dataset, changed as the seed says."""
+    if args.from_image and seed:
+        raise UserError(f"--seed {seed}: a random crop would cut off cells of a whole image; 0 is right")
+    kind = "image" if args.from_image else args.cellorimage
     datasets, images = args.dataset, None
     if args.dataset == "valid":
         datasets = "train"
         competition = competitions.get(args.competition, args.classes)
         images = read_fold(args.folds_dir, args.split_name, args.fold, competition)[1]
     else:
-        suffix = ".zip" if args.cellorimage == "cell" else ".png"
+        suffix = ".zip" if kind == "cell" else ".png"
         folder = existing(Path(args.img_dir) / args.dataset, "--dataset")
         images = pd.DataFrame({"ID": sorted(path.stem for path in folder.glob(f"*{suffix}"))})
-    return open_samples(
-        images, args.dataset, kind=args.cellorimage, root=args.img_dir, datasets=datasets, flag="--img_dir",
+    samples = open_samples(
+        images, args.dataset, kind=kind, root=args.img_dir, datasets=datasets, flag="--img_dir",
         targets=None, augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size,
         crop_size=args.crop_size, seed=seed,
     )  # fmt: skip
+    return with_labels(samples, args.cache_dir, datasets) if args.from_image else samples
 
 
 @dataclass
@@ -194,9 +213,12 @@ class TestCrop:
     random: bool
     blue_first: bool
 
-    def __call__(self, image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
-        image = (random_crop if self.random else whole)(image, crop_size, generator)
-        return image[..., [2, 1, 0, *range(3, image.shape[2])]] if self.blue_first else image
+    def __call__(
+        self, image: np.ndarray, crop_size: int, generator: np.random.Generator, resize: Resize = resize
+    ) -> np.ndarray:
+        image = (random_crop if self.random else whole)(image, crop_size, generator, resize)
+        channels = self.blue_first and image.ndim == 3  # a label image has none
+        return image[..., [2, 1, 0, *range(3, image.shape[2])]] if channels else image
 
 
 if __name__ == "__main__":

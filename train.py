@@ -32,7 +32,7 @@ from engine.settings import claim_folder, read_settings, resolve
 from engine.train import Plan, fit
 from losses import LOSSES
 from models import ARCHITECTURES
-from tasks import TASKS, task_of
+from tasks import TASKS, task_of, weak_labels
 
 # What a flag is when neither the user nor the competition says so.
 DEFAULTS = {
@@ -78,7 +78,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--preload", choices=["self", "bestfitting"],
         help="begin at epoch 1 with the weights of --resume: train.py's own, or a DenseNet of the 2018 competition, "
              "whose last layer is replaced")  # fmt: skip
-    add("--puzzle", type=int, choices=[0], default=0, help="0: no PuzzleCAM")
+    weak_labels.add_flags(parser)
     # How it learns.
     add("--loss", help=f"of classifiers, one of {', '.join(LOSSES)}")
     add("--label_smoothing", type=float, help="of the cross-entropies: the share of a target that all classes get")
@@ -114,8 +114,10 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.batch_size and not args.effective_batch:
         args.effective_batch = args.batch_size
     defaults = defaults_of(args, competition)
-    resolve(args, {**DEFAULTS, "num_classes": len(competition.CLASSES), **defaults})
+    common = {**DEFAULTS, **weak_labels.defaults(args.arch), "num_classes": len(competition.CLASSES)}
+    resolve(args, common | defaults)
     check(args, competition)
+    weak_labels.check(args, competition)
     folder = run_folder(args.result_dir, args.out_dir, args.fold)
     if args.resume and not args.preload:
         go_on(args, folder)

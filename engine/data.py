@@ -38,12 +38,25 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def rows(self) -> Sequence[str]:
+        """The ids of a prediction's rows: one a sample here, one a cell where a sample is an image with its cells."""
+        return self.keys
+
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = item
         key = self.keys[index]
         image = self.augment(self.reader(key, self.img_size), self.crop_size, rng(self.seed, epoch, key))
-        target = torch.empty(0) if self.targets is None else torch.from_numpy(self.targets[index])
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target, index
+        return channels_first(image), self.target(index), index
+
+    def target(self, index: int) -> torch.Tensor:
+        """A sample's target, empty where there are none."""
+        return torch.empty(0) if self.targets is None else torch.from_numpy(self.targets[index])
+
+
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    """An image (height, width, channels) as the networks take it: (channels, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 @dataclass
@@ -89,11 +102,14 @@ def balanced_weights(targets: np.ndarray) -> np.ndarray:
     return np.maximum(weights, weights.max() / 100)
 
 
-def loader(samples: Samples, batches: Batches, workers: int, pin_memory: bool = False) -> DataLoader:
-    """A DataLoader over the batches; decoding and augmentation run in `workers` processes (0: in this one)."""
+def loader(samples: Dataset, batches: Batches, workers: int, pin_memory: bool = False) -> DataLoader:
+    """A DataLoader over the batches; decoding and augmentation run in `workers` processes (0: in this one).
+
+    `samples.collate`, where there is one, makes a batch of its items.
+    """
     return DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if workers else None, collate_fn=getattr(samples, "collate", None),
     )  # fmt: skip
 
 

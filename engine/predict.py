@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ def predict_views(
 ) -> None:  # fmt: skip
     """Predict all samples in the views that `files` (view -> prob_<dataset>.npz) names, and write those files.
 
-    Every sample is read, decoded and cropped once; the views are flips on the device. A file that these weights
-    (`identity`) already made from these samples stays as it is; of an interrupted run the saved parts are used. With
-    several processes each predicts its share of the parts.
+    Every sample is read, decoded and cropped once; the views are flips on the device, of the label images, too. A file
+    that these weights (`identity`) already made from these samples stays as it is; of an interrupted run the parts that
+    are saved are used. With several processes each predicts its share of the parts.
     """
     made_by = _fingerprint(samples, identity)
     views = [view for view, path in files.items() if _made_by(path) != made_by]
@@ -39,7 +40,7 @@ def predict_views(
     fabric.barrier()
     if fabric.global_rank == 0:
         for view, probs in parts.gather().items():
-            _save_predictions(files[view], samples.keys, probs, made_by)
+            _save_predictions(files[view], samples.rows, probs, made_by)
         shutil.rmtree(parts.folder)
 
 
@@ -56,20 +57,27 @@ def _predict_parts(fabric, model, samples, parts, batch_size, workers, title) ->
         for _ in range(start, stop, batch_size):
             images, _, index = next(stream)
             for view, rows in probs.items():
-                rows.append(_probs(model, apply_view(images, view)))
+                rows.append(_probs(model, view_of(images, view)))
             bar.update(len(index))
         parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
     bar.close()
 
 
+def view_of(images: torch.Tensor | dict[str, torch.Tensor], view: str) -> torch.Tensor | dict[str, torch.Tensor]:
+    """The view of a batch of images, or of images with their label images, which turn with them."""
+    if isinstance(images, dict):
+        return {name: apply_view(batch, view) for name, batch in images.items()}
+    return apply_view(images, view)
+
+
 @torch.inference_mode()
-def _probs(model: nn.Module, images: torch.Tensor) -> np.ndarray:
+def _probs(model: nn.Module, images: torch.Tensor | dict[str, torch.Tensor]) -> np.ndarray:
     return model(images)["probs"].float().cpu().numpy()
 
 
 def _fingerprint(samples: Samples, identity: str) -> int:
     """A number that changes when the weights, the samples or how they are cropped change."""
-    settings = [identity, samples.img_size, samples.crop_size, samples.seed, repr(samples.augment), list(samples.keys)]
+    settings = [identity, samples.img_size, samples.crop_size, samples.seed, repr(samples.augment), list(samples.rows)]
     return zlib.crc32(json.dumps(settings).encode())
 
 
@@ -109,7 +117,7 @@ class _Parts:
         return self.folder / f"{start:08d}.npz"
 
 
-def _save_predictions(path: Path, ids: list[str], probs: np.ndarray, made_by: int) -> None:
+def _save_predictions(path: Path, ids: Sequence[str], probs: np.ndarray, made_by: int) -> None:
     if not np.isfinite(probs).all():
         row = int(np.argwhere(~np.isfinite(probs))[0][0])
         raise UserError(f"the network's prediction for {ids[row]} is not finite; choose another --predict_epoch")

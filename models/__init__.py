@@ -104,4 +104,7 @@ def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
     )
 
 
-__all__ = ["ARCHITECTURES", "DETECTORS", "MODELS", "Classifier", "build", "build_detector", "task_of", "wrapper_of"]
+__all__ = [
+    "ARCHITECTURES", "DETECTORS", "MODELS", "BagOfCells", "Classifier", "DuoBranch", "MaskPooled", "PuzzleCAM", "build",
+    "build_detector", "task_of", "wrapper_of",
+]  # fmt: skip

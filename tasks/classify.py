@@ -14,20 +14,23 @@ from augment import TRAIN
 from augment.crops import whole
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
+from engine.image_cells import Bags, LabelledImages
 from engine.samples import open_samples, read_fold
 from engine.targets import apply_targets
 from engine.train import Task, gather
 from losses import build_loss
 from metrics.classification import average_precision, macro_f1
-from models import Classifier, build
+from models import Classifier, build, wrapper_of
 from models.bestfitting import load_bestfitting, read_bestfitting
+from tasks import weak_labels
 from tasks.start import freeze, start_weights
 
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The classifier of the flags with its samples; judged by mean PR-AUC, or by macro-F1 when classes exclude."""
     train, valid = samples(args, competition)
-    say(f"{len(train)} training and {len(valid)} validation {args.cell}s, fold {args.fold}")
+    what = "bags of cell" if isinstance(train, Bags) else args.cell
+    say(f"{len(train)} training and {len(valid)} validation {what}s, fold {args.fold}")
     model = network(args, competition, train.targets, starts, say)
     exclusive = getattr(model.criterion, "exclusive", False)
     judge = partial(validate, samples=valid, args=args, classes=competition.CLASSES, exclusive=exclusive)
@@ -43,10 +46,15 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
         "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
         "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
     }  # fmt: skip
-    train = open_samples(train_table, "training", augment=TRAIN[args.augment], **common)
-    valid = open_samples(valid_table, "validation", augment=whole, **common)
+    train = open_all(args, images=train_table, name="training", augment=TRAIN[args.augment], **common)
+    valid = open_all(args, images=valid_table, name="validation", augment=whole, **common)
     apply_targets(train, valid, args.soft_labels, args.labelmask, competition.CLASSES)
     return train, valid
+
+
+def open_all(args: argparse.Namespace, **options) -> Samples | LabelledImages | Bags:
+    """Samples as --arch needs them: images or cells alone, or images with their cells. options: of `open_samples`."""
+    return weak_labels.gather_cells(open_samples(**options), args, **options)
 
 
 def network(
@@ -56,12 +64,14 @@ def network(
     torch.manual_seed(args.seed)
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
     criterion = build_loss(args.loss, class_weights(competition, targets), args.label_smoothing)
-    model = Classifier(net, criterion, competition.MEAN, competition.STD)
+    options = weak_labels.model_options(args, len(targets))
+    model = wrapper_of(args.arch)(net, criterion, competition.MEAN, competition.STD, **options)
     if starts and args.preload == "bestfitting":
         fresh = load_bestfitting(net, read_bestfitting(args.resume, "--resume"), f"--resume {args.resume}")
         say(f"--preload bestfitting: layers with a random start: {', '.join(fresh) or 'none'}")
     elif starts:
         start_weights(args, model, net, say)
+        weak_labels.begin(model)
     freeze(args, net)
     return model
 
