@@ -7,6 +7,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,30 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
-    fabric = make_fabric("0", True)
-    net = build(args.arch, 19, 4, args.crop_size)
-    model = fabric.setup(Classifier(net, LOSSES["BCE"](), hpa.MEAN, hpa.STD))
     with tempfile.TemporaryDirectory() as folder:
-        keys = make_cells(Path(folder) / "test", args.cells)
-        samples = Samples(CropReader([Path(folder) / "test"]), keys, None, random_crop, 768, args.crop_size, seed=1)
-        inside = Stopwatch(model.module)
-        ours = clock(lambda: run_ours(fabric, model, samples, Path(folder) / "out", args))
+        model, ways = prepare(Path(folder), args)
+        inside = Stopwatch(model)
+        ours = clock(ways["ours"])
         network = inside.seconds
-        plain = clock(lambda: run_plain(model, samples, args.batch_size))
-    print(f"{args.arch} at {args.crop_size} px, {args.cells} cells x 8 views on {fabric.device}")
+        plain = clock(ways["plain"])
+    print(f"{args.arch} at {args.crop_size} px, {args.cells} cells x 8 views on {model.mean.device}")
     print(f"{'':32}{'seconds':>9}{'outside the network':>21}")
     print(f"{'ours: read once for all views':32}{ours:>9.2f}{1 - network / ours:>20.1%}")
     print(f"{'plain: read once a view':32}{plain:>9.2f}{1 - (inside.seconds - network) / plain:>20.1%}")
+
+
+def prepare(folder: Path, args: argparse.Namespace) -> tuple[torch.nn.Module, dict[str, Callable[[], None]]]:
+    """The network, and what predicts all views of args.cells cells: ours and the plain way."""
+    fabric = make_fabric("0", True)
+    net = build(args.arch, 19, 4, args.crop_size)
+    model = fabric.setup(Classifier(net, LOSSES["BCE"](), hpa.MEAN, hpa.STD))
+    keys = make_cells(folder / "test", args.cells)
+    samples = Samples(CropReader([folder / "test"]), keys, None, random_crop, 768, args.crop_size, seed=1)
+    ways = {
+        "ours": lambda: run_ours(fabric, model, samples, folder / "out", args),
+        "plain": lambda: run_plain(fabric, model, samples, args.batch_size),
+    }
+    return model.module, ways
 
 
 class Stopwatch:
@@ -88,12 +99,12 @@ def run_ours(fabric, model, samples: Samples, out: Path, args) -> None:
 
 
 @torch.inference_mode()
-def run_plain(model, samples: Samples, batch_size: int) -> None:
+def run_plain(fabric, model, samples: Samples, batch_size: int) -> None:
     model.eval()
     for view in VIEWS:
         for start in range(0, len(samples), batch_size):
             images = [samples[0, row][0] for row in range(start, min(start + batch_size, len(samples)))]
-            model(apply_view(torch.stack(images).to(model.device), view))["probs"].cpu().numpy()
+            model(apply_view(torch.stack(images).to(fabric.device), view))["probs"].cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """A training step of our loop against a plain PyTorch loop of the same network, batch and precision.
 
     python benchmarks/training_step.py --arch tf_efficientnet_lite0 --crop_size 112 --batch_size 16 --steps 8
+
+Each with the options that a user may choose: the fused optimiser, torch.compile, and for the plain loop weights and
+images channels-last in memory, which our networks are anyway. --ways ours plain ... measures some of them.
 """
 
 import argparse
 import sys
-import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +19,54 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from augment.crops import dihedral_crop
+from common.errors import choose, run
 from common.seeds import rng
 from competitions import hpa
 from engine.data import Samples
 from engine.device import make_fabric
-from engine.train import Plan, Progress, _train_epoch
+from engine.optimizers import make_optimizer
+from engine.train import Plan, Progress, Run, Task, _train_epoch
 from losses import LOSSES
 from models import Classifier, build
 
+OPTIONS = {"": {}, ", fused": {"fused": True}, ", compiled": {"compiled": True},
+           ", compiled, fused": {"compiled": True, "fused": True}}  # fmt: skip
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="tf_efficientnet_lite0")
     parser.add_argument("--crop_size", type=int, default=112)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--mixed_precision", type=int, default=1)
-    args = parser.parse_args()
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), help=f"some of {'; '.join(WAYS)}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Time each way in turn, print a table."""
+    args = get_args_parser().parse_args(argv)
+    device = make_fabric("0", bool(args.mixed_precision)).device
+    print(f"{args.arch} at {args.crop_size} px, batches of {args.batch_size} on {device}")
+    seconds = {}
+    for name in args.ways:
+        seconds[name] = clock(epoch_of(name, args), args.steps)
+        times = seconds[name] / next(iter(seconds.values()))
+        print(f"{name:38}{seconds[name] * 1000:>9.1f} ms a step{times:>8.2f} x {args.ways[0]}", flush=True)
+    return None
+
+
+def epoch_of(way: str, args: Namespace) -> Callable[[], None]:
+    """What trains an epoch of args.steps batches in one of WAYS, on pictures that cost nothing to read."""
+    make = choose(WAYS, way, "--ways")
+    torch.manual_seed(0)
     fabric = make_fabric("0", bool(args.mixed_precision))
     count = args.steps * args.batch_size
     targets = (rng(0).random((count, 19)) < 0.1).astype(np.float32)
-    samples = Samples(
-        noise, [str(key) for key in range(count)], targets, dihedral_crop, args.crop_size * 3 // 2, args.crop_size
-    )
-    rows = {
-        "ours": clock(lambda: ours(fabric, args, samples), args.steps),
-        "plain loop, channels last": clock(lambda: plain(fabric, args, samples, torch.channels_last), args.steps),
-        "plain loop": clock(lambda: plain(fabric, args, samples, torch.contiguous_format), args.steps),
-    }
-    print(f"{args.arch} at {args.crop_size} px, batches of {args.batch_size} on {fabric.device}")
-    for name, seconds in rows.items():
-        print(f"{name:28}{seconds * 1000:>9.1f} ms a step{seconds / rows['ours']:>8.2f} x ours")
+    keys = [str(key) for key in range(count)]
+    samples = Samples(noise, keys, targets, dihedral_crop, args.crop_size * 3 // 2, args.crop_size)
+    return make(fabric, args, samples)
 
 
 def noise(key: str, size: int) -> np.ndarray:
@@ -53,33 +74,40 @@ def noise(key: str, size: int) -> np.ndarray:
     return np.full((size, size, 4), int(key) % 255, np.uint8)
 
 
-def clock(make_work, steps: int) -> float:
-    """Seconds a step: the second run of the work, so that nothing is timed cold."""
-    work = make_work()
+def clock(work: Callable[[], None], steps: int) -> float:
+    """Seconds a step: the best of two runs of the work after a first one, so that nothing is timed cold."""
     work()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times) / steps
 
 
-def ours(fabric, args, samples: Samples):
-    model = Classifier(build(args.arch, 19, 4, args.crop_size), LOSSES["BCE"](), hpa.MEAN, hpa.STD)
-    model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=1e-4))
-    with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(Path(folder), {"out_dir": "ours"}, hpa.CLASSES, 1, args.batch_size, 1, 1.0, lambda _: 1e-4, 0, 0)
-        return lambda: _train_epoch(fabric, model, optimizer, plan, samples, Progress())
+def ours(fabric, args: Namespace, samples: Samples, fused: bool = False, compiled: bool = False):
+    core = Classifier(build(args.arch, 19, 4, args.crop_size), LOSSES["BCE"](), hpa.MEAN, hpa.STD)
+    optimizer = make_optimizer("Adam", core, fused=fused)
+    model, optimizer = fabric.setup(torch.compile(core) if compiled else core, optimizer)
+    plan = Plan(Path(), {"out_dir": "ours"}, 1, args.batch_size, 1, 1.0, lambda done, history: 1e-4, 0, 0)
+    task = Task(core, samples, lambda fabric, model: {}, "")
+    return lambda: _train_epoch(Run(fabric, task, plan, Progress(), core, model, optimizer, None))
 
 
-def plain(fabric, args, samples: Samples, memory_format: torch.memory_format):
+def plain(
+    fabric, args: Namespace, samples: Samples, memory_format: torch.memory_format = torch.contiguous_format,
+    fused: bool = False, compiled: bool = False,
+):  # fmt: skip
     device = fabric.device
     net = build(args.arch, 19, 4, args.crop_size).to(device, memory_format=memory_format).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
-    half = device.type == "cuda" and args.mixed_precision
-    scaler = torch.amp.GradScaler(enabled=bool(half))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=fused or None)
+    half = device.type == "cuda" and bool(args.mixed_precision)
+    scaler = torch.amp.GradScaler(enabled=half)
     mean, std = (torch.tensor(values, device=device).view(1, 4, 1, 1) * 255 for values in (hpa.MEAN, hpa.STD))
     criterion = torch.nn.BCEWithLogitsLoss()
+    forward = torch.compile(net) if compiled else net
 
     def work() -> None:
         total = 0.0
@@ -88,8 +116,8 @@ def plain(fabric, args, samples: Samples, memory_format: torch.memory_format):
             images = torch.stack([image for image, _, _ in items]).to(device)
             images = ((images.float() - mean) / std).contiguous(memory_format=memory_format)
             targets = torch.stack([target for _, target, _ in items]).to(device)
-            with torch.autocast(device.type, torch.float16, enabled=bool(half)):
-                loss = criterion(net(images), targets)
+            with torch.autocast(device.type, torch.float16, enabled=half):
+                loss = criterion(forward(images), targets)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -101,5 +129,23 @@ def plain(fabric, args, samples: Samples, memory_format: torch.memory_format):
     return work
 
 
+def with_options(make: Callable, **more) -> dict[str, Callable]:
+    """A way for each of OPTIONS, by the option's name."""
+    return {
+        name: lambda fabric, args, samples, own=own: make(fabric, args, samples, **own, **more)
+        for name, own in OPTIONS.items()
+    }
+
+
+WAYS = {
+    **{f"ours{name}": way for name, way in with_options(ours).items()},
+    **{f"plain{name}": way for name, way in with_options(plain).items()},
+    **{
+        f"plain, channels last{name}": way
+        for name, way in with_options(plain, memory_format=torch.channels_last).items()
+    },
+}
+
+
 if __name__ == "__main__":
-    main()
+    run(main)
