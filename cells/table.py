@@ -84,7 +84,8 @@ def _typed(column: pd.Series, kind: type, path: Path) -> pd.Series:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         right = "a whole number" if kind is int else "a finite number"
-        raise UserError(f"{path} row {row + 2}, column {column.name}: {column.iloc[row]!r} is not {right}")
+        value = column.iloc[[row]].tolist()[0]
+        raise UserError(f"{path} row {row + 2}, column {column.name}: {value!r} is not {right}")
     return numbers.astype(np.int64 if kind is int else np.float64)
 
 
