@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if len(tables) == 1:
         show(tables[0], competition.SCORE)
     else:
-        means = [table["AP"].iloc[-1] for table in tables]
+        means = [table.iloc[-1, 1] for table in tables]
         compare(pd.DataFrame({"Submission": names, competition.SCORE: means}))
 
 
@@ -64,24 +64,24 @@ def compare(table: pd.DataFrame) -> None:
 
 
 def show(table: pd.DataFrame, title: str) -> None:
-    """Print a score table (`Class,AP,...`, last row the mean)."""
+    """Print a score table: `Class`, the score, further columns; the last row has the mean."""
     text = table.to_string(index=False, na_rep="-", float_format="{:.4f}".format, justify="right")
-    print(f"{text}\n{title}: {table['AP'].iloc[-1]:.4f}")  # noqa: T201
+    print(f"{text}\n{title}: {table.iloc[-1, 1]:.4f}")  # noqa: T201
 
 
 def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     """Draw a score table as a bar a class, with the mean as a line; a class without truths has no bar."""
     from matplotlib.figure import Figure  # a second to import, which the scripts that only use `show` need not wait
 
-    classes, mean = table.iloc[:-1], table["AP"].iloc[-1]
+    classes, mean, name = table.iloc[:-1], table.iloc[-1, 1], table.columns[1]
     figure = Figure(figsize=(9, 1.2 + 0.3 * len(classes)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(classes["Class"], classes["AP"].fillna(0), color="tab:green")
-    for place, (value, truths) in enumerate(zip(classes["AP"], classes["Truths"], strict=True)):
+    axes.barh(classes["Class"], classes[name].fillna(0), color="tab:green")
+    for place, (value, truths) in enumerate(zip(classes[name], classes["Truths"], strict=True)):
         note = "no truth" if truths == 0 else f"{value:.3f}  ({truths})"
         axes.text((0 if truths == 0 else value) + 0.01, place, note, va="center", fontsize=8)
     axes.axvline(mean, color="black", linestyle="--", linewidth=1)
-    axes.set(xlim=(0, 1.12), title=f"{title}: {mean:.4f}", xlabel="average precision (number of true cells)")
+    axes.set(xlim=(0, 1.12), title=f"{title}: {mean:.4f}", xlabel=f"{name} (number of true cells)")
     axes.invert_yaxis()
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
