@@ -8,6 +8,7 @@ from cells.box_table import BOX
 from cells.boxes import areas, best_match, clip, iou, nms
 
 LEAST_BACKGROUND = 0.05  # the share of an image that must be free of cells to take its background from
+RIM = 0.015  # of the shorter side: how far a cell may reach beyond its stained pixels
 GRAIN = 2.0  # pixels: finer detail is grain, coarser is illumination
 
 
@@ -61,26 +62,33 @@ def remove_cells(
     grown = boxes + np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2)) * margin * [-1, -1, 1, 1]
     for x1, y1, x2, y2 in clip(grown, (width, height)).round().astype(int):
         cells[y1:y2, x1:x2] = 1
-    free = (cells == 0).astype(np.float32)
+    # Rims of cells and the gaps between them are no background.
+    brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * round(min(height, width) * RIM) + 1] * 2)
+    free = cv2.morphologyEx(1 - cv2.dilate(cells, brush), cv2.MORPH_OPEN, brush).astype(np.float32)
     if free.mean() < LEAST_BACKGROUND:
         return None
-    light = _spread(image.astype(np.float32), free, max(height, width) / 8)
-    grain = image[free > 0] - _spread(image.astype(np.float32), free, GRAIN)[free > 0]
+    pixels, hidden = image.astype(np.float32), free == 0
+    light = _spread(pixels, free, max(height, width) / 8)
+    grain = (pixels - _spread(pixels, free, GRAIN))[~hidden]
     filled = image.copy()
-    filled[free == 0] = (light[free == 0] + generator.choice(grain, int((free == 0).sum()))).round().clip(0, 255)
+    filled[hidden] = (light[hidden] + generator.choice(grain, int(hidden.sum()))).round().clip(0, 255)
     return filled
 
 
 def _stained(image: np.ndarray) -> np.ndarray:
-    """Stained pixels and their neighbours, (H, W) uint8 of 0 and 1: stain takes green light away, Otsu tells where."""
+    """Stained pixels, (H, W) uint8 of 0 and 1: stain takes green light away, and Otsu tells where."""
     green = cv2.GaussianBlur(image[..., 1], (0, 0), GRAIN)
-    mask = cv2.threshold(green, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
-    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    return cv2.threshold(green, 0, 1, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)[1]
 
 
 def _spread(image: np.ndarray, free: np.ndarray, sigma: float) -> np.ndarray:
     """The Gaussian mean of the free pixels around each pixel, (H, W, 3); of all free ones where none is near."""
-    weight = cv2.GaussianBlur(free, (0, 0), sigma)[..., None]
-    total = cv2.GaussianBlur(image * free[..., None], (0, 0), sigma)
-    far = np.broadcast_to(image[free > 0].mean(axis=0), image.shape)
-    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), far)
+    step = max(int(sigma / 4), 1)  # a wide mean needs no fine pixels
+    size = (-(-free.shape[1] // step), -(-free.shape[0] // step))
+    weight, total = (
+        cv2.GaussianBlur(cv2.resize(values, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / step)
+        for values in (free, image * free[..., None])
+    )
+    far = image[free > 0].mean(axis=0)
+    mean = np.where(weight[..., None] > 1e-3, total / np.maximum(weight, 1e-3)[..., None], far)
+    return cv2.resize(mean.astype(np.float32), free.shape[::-1])

@@ -36,6 +36,7 @@ CHANNEL_NAMES = CHANNELS
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 BOX_SIZE = None  # boxes are of any size
 IMAGE_SIZE = 370  # about the longer side of most images
+MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the box with so many more pixels on each side
 USUAL_SIZE = (370, 368)  # width, height of an image of which nothing is known
 
 TRAIN_DEFAULTS = {
@@ -49,7 +50,7 @@ TRAIN_DEFAULTS = {
         "arch": "tf_efficientnetv2_m", "loss": "CrossEntropy", "optimizer": "AdamW", "lr": 2e-4, "weight_decay": 0.01,
         "scheduler": "cosine", "final_lr": 0.0, "epochs": 20, "batch_size": 16, "effective_batch": 16,
         "img_size": 512, "crop_size": 512, "mixup": 0.2, "cutmix": 1.0, "mix_share": 0.5, "clipnorm": 1.0,
-        "in_channels": 3, "augment": "dihedral_crop", "split_name": "cytologia_folds4",
+        "in_channels": 3, "augment": "stained_crop", "split_name": "cytologia_folds4",
     },
 }  # fmt: skip
 
@@ -60,9 +61,7 @@ OUTSIDE = "puts the box outside the image"
 TRAIN_COLUMNS = {"NAME": str, **dict.fromkeys(BOX, float), "class": str}
 
 
-def read_metadata(
-    path: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES
-) -> pd.DataFrame:
+def read_metadata(path: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
     """The images of a table or folder: column `ID`, each once, in the order in which they are first named.
 
     train.csv also gives `Label`; test.csv `Count`, the boxes wanted of the image, with `trustii_id` and `Place` (the
