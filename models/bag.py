@@ -75,7 +75,7 @@ class BagOfCells(Classifier):
 
         targets (N, K) of the images. With targets: "loss" of the bags, "cell_loss" and "image_loss". In evaluation:
         "probs", of the bags (N, K) with targets, of the cells (M, K) without; "image_probs" (N, K) of the whole
-        images, or where they are not seen, of the bags.
+        images, or where they are not seen, of the bags; with targets "cell_max" (N, K), the highest of the cells'.
         """
         if isinstance(images, torch.Tensor):
             return super().forward(images, targets)
@@ -87,6 +87,8 @@ class BagOfCells(Classifier):
         out = {} if targets is None else self.losses(bags, logits, image_logits, counts, targets)
         if self.training:
             return out
+        if targets is not None:
+            out["cell_max"] = self.probabilities(in_bags(logits.float(), counts).amax(1))
         probs = self.probabilities(logits if targets is None else bags)
         return out | {"probs": probs, "image_probs": self.probabilities(bags if whole is None else image_logits)}
 

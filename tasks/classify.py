@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from augment import TRAIN
 from augment.crops import whole
+from common.errors import UserError
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
 from engine.image_cells import Bags, LabelledImages
+from engine.external import add_external
 from engine.samples import open_samples, read_fold
 from engine.targets import apply_targets
 from engine.train import Task, gather
@@ -42,6 +44,10 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     """Training and validation samples of the fold."""
     own = args.cell == "cell" and competition.CELL_LABELS
     train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, competition, cells=own)
+    if args.external:
+        if own:
+            raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
+        train_table = add_external(train_table, valid_table["ID"], args.external, competition, args.external_groups)
     common = {
         "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
         "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
@@ -89,19 +95,25 @@ def validate(
     fabric: Fabric, model: nn.Module, samples: Samples, args: argparse.Namespace, classes: tuple[str, ...],
     exclusive: bool,
 ) -> dict[str, float]:  # fmt: skip
-    """Mean loss and scores of the validation samples: mean PR-AUC and each class's, accuracy and macro-F1."""
+    """Mean loss and scores of the validation samples: mean PR-AUC and each class's, accuracy and macro-F1.
+
+    With bags of cells `pr_auc_cells` besides, of the highest probabilities of each image's cells.
+    """
     batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], args.batch_size)
     data = fabric.setup_dataloaders(loader(samples, batches, args.workers), use_distributed_sampler=False)
     model.eval()
     results = []
     for images, targets, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
         out = model(images, targets)
-        results.append((index.cpu().numpy(), out["probs"].float().cpu().numpy(), float(out["loss"]) * len(index)))
+        probs = {name: out[name].float().cpu().numpy() for name in ("probs", "cell_max") if name in out}
+        results.append((index.cpu().numpy(), probs, float(out["loss"]) * len(index)))
     results = gather(fabric, results)
     order = np.argsort(np.concatenate([index for index, _, _ in results]))
-    probs = np.concatenate([probs for _, probs, _ in results])[order]
-    loss = sum(loss for _, _, loss in results) / len(samples)
-    return {"valid_loss": loss, **scores(probs, samples.targets, classes, exclusive)}
+    probs = {name: np.concatenate([probs[name] for _, probs, _ in results])[order] for name in results[0][1]}
+    row = {"valid_loss": sum(loss for _, _, loss in results) / len(samples)}
+    if "cell_max" in probs:
+        row["pr_auc_cells"] = scores(probs["cell_max"], samples.targets, classes, exclusive)["pr_auc"]
+    return row | scores(probs["probs"], samples.targets, classes, exclusive)
 
 
 def scores(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], exclusive: bool) -> dict[str, float]:

@@ -103,7 +103,8 @@ def test_contract(rule):
     assert out["probs"].shape == (7, 5) and out["image_probs"].shape == (3, 5)
     torch.testing.assert_close(bags(images["cells"])["probs"], out["probs"])  # alone as in a bag
     judged = bags(images, targets)
-    assert set(judged) == {"loss", "cell_loss", "probs", "image_probs"}
+    assert set(judged) == {"loss", "cell_loss", "probs", "image_probs", "cell_max"}
+    torch.testing.assert_close(judged["cell_max"][0], out["probs"][:4].amax(0))
     torch.testing.assert_close(judged["probs"], out["image_probs"])
 
 

@@ -94,6 +94,7 @@ def test_the_road(data, arch, folder, losses):
     train.main(flags(data, arch))
     log = pd.read_csv(data / "results" / "models" / arch / "fold0" / "log.csv")
     assert losses <= set(log) and log["pr_auc"].notna().all() and len(log) == 2
+    assert ("pr_auc_cells" in log) == ("train_cell_loss" in losses)
 
     cache = ["--cache_dir", str(data / "cache")] if folder == "images" else []
     predict.main(predict_flags(data, arch, folder, "--cellorimage", "cell", "--augment", "all", *cache))
