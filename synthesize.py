@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> int | None:
     with sole_writer(args.out_dir):
         claim_folder(args.out_dir, settings, args.overwrite)
         draw_all(args.competition, args.out_dir, request, counts, args.jobs)
-        truths = module.write_tables(args.out_dir, request, counts)
+        cells = module.write_tables(args.out_dir, request, counts)
     for split, count in counts.items():
-        print(f"{split}: {count} images, {len(truths[split])} cells in {args.out_dir}")  # noqa: T201
+        print(f"{split}: {count} images, {cells[split]} cells in {args.out_dir}")  # noqa: T201
 
 
 def read_counts(args: argparse.Namespace, module) -> dict[str, int]:

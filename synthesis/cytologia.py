@@ -40,7 +40,7 @@ def write_image(out_dir: Path, request: Request, split: str, index: int) -> None
     write_table(pd.DataFrame(rows, columns=list(COLUMNS)), part)
 
 
-def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, pd.DataFrame]:
+def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, int]:
     """Put the truth rows together as train.csv and test_truth.csv; test.csv has their images and as many rows."""
     truths, out_dir = {}, Path(out_dir)
     for split, count in counts.items():
@@ -51,7 +51,7 @@ def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dic
     names = truths["test"]["NAME"]
     ids = rng(request.seed, "trustii_id").permutation(3 * len(names))[: len(names)] + 1
     write_table(pd.DataFrame({"trustii_id": ids, "NAME": names}), out_dir / "test.csv")
-    return truths
+    return {split: len(truth) for split, truth in truths.items()}
 
 
 def draw_image(request: Request, split: str, index: int) -> tuple[np.ndarray, list[tuple[str, tuple]]]:

@@ -249,8 +249,8 @@ def truth_rows(image: Image) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TRUTH_COLUMNS))
 
 
-def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, pd.DataFrame]:
-    """Put the images' truth rows together and write the competition's tables; gives the truth of each split."""
+def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, int]:
+    """Put the images' truth rows together and write the competition's tables; gives each split's number of cells."""
     truths = {}
     for split, count in counts.items():
         parts = [image_files(out_dir, request, split, index)[-1] for index in range(count)]
@@ -263,7 +263,7 @@ def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dic
     rows = [(name, request.width, request.height, empty) for name in names["test"]]
     columns = ["ID", "ImageWidth", "ImageHeight", "PredictionString"]
     write_table(pd.DataFrame(rows, columns=columns), Path(out_dir) / "sample_submission.csv")
-    return truths
+    return {split: len(truth) for split, truth in truths.items()}
 
 
 def image_labels(truth: pd.DataFrame, names: list[str]) -> pd.DataFrame:

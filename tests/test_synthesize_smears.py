@@ -209,14 +209,14 @@ def test_density_makes_its_colour_from_white_light():
     assert np.abs(seen.mean(axis=(0, 1)) - colour).max() < 8
 
 
-def test_fill_covers_the_area_of_its_contour():
+def test_fill_covers_the_pixels_that_its_contour_touches():
     square = np.array([[10.0, 20], [30, 20], [30, 50], [10, 50]])
     place, alpha = pictures.fill(square, (100, 100), 1.0)
-    assert alpha.sum() == pytest.approx(600, rel=0.06)
+    assert 20 * 30 < alpha.sum() < 22 * 32
     assert place[0].start < 20 and place[1].stop > 30
     assert pictures.fill(square - 200, (100, 100)) is None
     half = pictures.fill(square - [20, 0], (100, 100), 0.0)
-    assert half.place[1].start == 0 and half.alpha.sum() == pytest.approx(300, rel=0.08)
+    assert half.place[1].start == 0 and 10 * 30 < half.alpha.sum() < 11 * 32
 
 
 def test_an_outline_has_the_area_of_its_circle():
