@@ -112,10 +112,11 @@ def say(text: str) -> None:
 
 
 def read_images(args: argparse.Namespace, competition) -> pd.DataFrame:
-    """--meta_csv; for a submission it must have the images' sizes and placeholders."""
+    """--meta_csv; for a submission it must say what the competition wants to have filled in."""
     images = competition.read_metadata(args.meta_csv)
-    if args.submission and "PredictionString" not in images:
-        raise UserError(f"--submission 1 needs sample_submission.csv as --meta_csv, and {args.meta_csv} is not like it")
+    file, column = competition.SAMPLE
+    if args.submission and column not in images:
+        raise UserError(f"--submission 1 needs {file} as --meta_csv, and {args.meta_csv} is not like it")
     return images
 
 

@@ -21,6 +21,7 @@ from common.errors import UserError, some
 from common.files import atomic, existing
 
 KEY = ["ImageID", "CellID"]
+BOX = ["x1", "y1", "x2", "y2"]
 CELL_COLUMNS = {
     "Image": str, "ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str,
     "x1": int, "y1": int, "x2": int, "y2": int,
@@ -98,8 +99,14 @@ def check_unique(table: pd.DataFrame, key: Sequence[str], name: str) -> None:
 
 
 def read_cells(path: str | Path, dropped: bool = False) -> pd.DataFrame:
-    """A cells table, unique in ImageID and CellID; `dropped` as in `read_table`."""
-    return read_table(path, CELL_COLUMNS, key=KEY, dropped=dropped)
+    """A cells table, unique in ImageID and CellID; `dropped` as in `read_table`.
+
+    Boxes are whole numbers where all of the table's are, as those of masks; else they have fractions.
+    """
+    table = read_table(path, CELL_COLUMNS | dict.fromkeys(BOX, float), key=KEY, dropped=dropped)
+    if (table[BOX] % 1 == 0).to_numpy().all():
+        table[BOX] = table[BOX].astype(np.int64)
+    return table
 
 
 def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:

@@ -30,6 +30,8 @@ BACKGROUND = "Background"  # an optional class after the others: crops without a
 NEGATIVE = None
 CLASS_WEIGHTS = None  # by how rare a class is in the training cells
 CELL_LABELS = True
+ID_COLUMN = "NAME"  # which image a row of the tables is of
+SAMPLE = "test.csv", "Count"  # what a submission is made from, and the column that tells it
 
 CHANNELS = ("red", "green", "blue")
 CHANNEL_NAMES = CHANNELS

@@ -54,6 +54,8 @@ TRAIN_DEFAULTS = {
     },
 }  # fmt: skip
 CELL_LABELS = False  # the labels are the images'; no cell has its own
+ID_COLUMN = "ID"  # which image a row of the tables is of
+SAMPLE = "sample_submission.csv", "PredictionString"  # what a submission is made from, and the column that tells it
 BOX_SIZE = None  # boxes are as large as their cells
 MASKED_CROPS, CROP_MARGIN = True, 0  # a crop shows its cell alone
 MAX_DETECTIONS = 300  # an image

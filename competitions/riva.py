@@ -26,6 +26,8 @@ SHORT_NAMES = CLASSES
 NEGATIVE = None
 CLASS_WEIGHTS = None  # by how rare a class is in the training cells
 CELL_LABELS = True
+ID_COLUMN = "image_filename"  # which image a row of the tables is of
+SAMPLE = "sample_submission.csv", "ID"  # what a submission is made from, and the column that tells it
 
 CHANNELS = ("red", "green", "blue")
 CHANNEL_NAMES = CHANNELS
