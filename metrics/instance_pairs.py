@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+from numba import njit
 
 
 class Pairs(NamedTuple):
@@ -29,35 +29,46 @@ def pair_layers(truth: list[np.ndarray], found: np.ndarray) -> Pairs:
     """The same when true cells lie over each other: each is whole in one of several label images of the truth."""
     if any(layer.shape != found.shape for layer in truth):
         raise ValueError(f"truth {truth[0].shape} and finds {found.shape} must be of one shape")
-    found_names, found_at, found_areas = _compact(found)
-    shared, areas = [], []
-    for layer in truth:
-        names, at, own = _compact(layer)
-        both = (at >= 0) & (found_at >= 0)
-        counts = sparse.coo_array(
-            (np.ones(both.sum(), np.int64), (at[both], found_at[both])), (len(names), len(found_names))
-        )
-        counts = counts.tocsr().tocoo()  # adds up equal places
-        shared.append((names[counts.row], counts.col, counts.data, own[counts.row]))
-        areas.append(names)
-    label, column, pixels, area = (np.concatenate(parts) for parts in zip(*shared, strict=True))
-    names = np.sort(np.concatenate(areas))
+    true, own = _small(np.stack(truth)), _small(found)
+    true_areas, own_areas = np.bincount(true.ravel()), np.bincount(own.ravel())
+    first, second, lengths = _shared_runs(true, own)
+    pairs, which = np.unique(first.astype(np.int64) * len(own_areas) + second, return_inverse=True)
+    pixels = np.bincount(which, lengths, len(pairs))
+    row, column = np.divmod(pairs, len(own_areas))
+    true_areas[0] = own_areas[0] = 0
     return Pairs(
-        np.searchsorted(names, label), column, pixels / (area + found_areas[column] - pixels),
-        len(names), len(found_names),
+        np.cumsum(true_areas > 0)[row] - 1, np.cumsum(own_areas > 0)[column] - 1,
+        pixels / (true_areas[row] + own_areas[column] - pixels),
+        np.count_nonzero(true_areas), np.count_nonzero(own_areas),
     )  # fmt: skip
 
 
-def _compact(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The labels in use (n,), each pixel's place among them (-1 = background), and each label's pixels (n,)."""
-    flat = labels.ravel()
-    if flat.size and flat.min() >= 0 and flat.max() <= 4 * flat.size:  # counting is far faster than sorting
-        areas = np.bincount(flat)
-        areas[:1] = 0
-        names = np.flatnonzero(areas)
-        place = np.full(len(areas), -1)
-        place[names] = np.arange(len(names))
-        return names, place[flat], areas[names]
-    names, place, areas = np.unique(flat, return_inverse=True, return_counts=True)
-    background = int(np.searchsorted(names, 1))
-    return names[background:], np.maximum(place - background, -1), areas[background:]
+def _small(labels: np.ndarray) -> np.ndarray:
+    """A label image as int32, numbered anew in the same order when a label is far larger than the image."""
+    if labels.max(initial=0) > 4 * labels.size:
+        names, places = np.unique(labels, return_inverse=True)
+        labels = places.reshape(labels.shape) + (names[0] > 0)
+    return np.ascontiguousarray(labels, np.int32)
+
+
+@njit(cache=True)
+def _shared_runs(truth, found):
+    """Stretches of a row that lie in one true and one found cell: their labels and lengths. truth: (layers, H, W)."""
+    layers, height, width = truth.shape
+    first, second = np.empty(truth.size, np.int32), np.empty(truth.size, np.int32)
+    lengths = np.empty(truth.size, np.int32)
+    run = -1
+    for layer in range(layers):
+        for y in range(height):
+            inside = False
+            for x in range(width):
+                true, own = truth[layer, y, x], found[y, x]
+                if true > 0 and own > 0:
+                    if not (inside and first[run] == true and second[run] == own):
+                        run += 1
+                        first[run], second[run], lengths[run] = true, own, 0
+                    lengths[run] += 1
+                    inside = True
+                else:
+                    inside = False
+    return first[: run + 1].copy(), second[: run + 1].copy(), lengths[: run + 1].copy()
