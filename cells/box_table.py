@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cells.table import BOX
 from common.errors import UserError, some
-
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 def make_cells(names: pd.Series, classes: np.ndarray, boxes: np.ndarray, sizes: np.ndarray | None) -> pd.DataFrame:

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cells.box_table import BOX
 from cells.boxes import areas, best_match, clip, iou, nms
+from cells.table import BOX
 
 LEAST_BACKGROUND = 0.05  # the share of an image that must be free of cells to take its background from
 RIM = 0.015  # of the shorter side: how far a cell may reach beyond its stained pixels

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from cells import box_table
-from cells.box_table import BOX, class_indices, make_cells, refuse, refuse_unknown_images
+from cells.box_table import class_indices, make_cells, refuse, refuse_unknown_images
 from cells.boxes import top
 from cells.images import ImageError as ImageError
 from cells.images import doubled, list_images, read_rgb, unique_sizes
-from cells.table import check_unique, match_rows, read_table, write_table
+from cells.table import BOX, check_unique, match_rows, read_table, write_table
 from common.errors import UserError, some
 from common.files import existing, safe_name
 from metrics.box_class import score_table
@@ -226,7 +226,9 @@ def score(submission: str | Path, truth: str | Path, classes: Sequence[str] = CL
     refuse(table["class"] == "", submission, table["class"], "is no class: each row of a submission has one")
     table["class"] = class_indices(table["class"], classes, submission)
     _check_corners(table, np.ones(len(table), bool), submission)
-    return _score_table(table.rename(columns={"NAME": "ImageID"}), str(submission), truth, classes)
+    table = table.rename(columns={"NAME": "ImageID"})
+    true = _read_truth(truth, classes, table["ImageID"], str(submission))
+    return _score_table(true, table, truth, classes)
 
 
 def score_cells(
@@ -235,21 +237,23 @@ def score_cells(
     """The same score of probabilities (len(cells), C) of a cells table, over `images` alone: of each as many boxes as
     it has true cells, chosen as for a submission.
     """
-    true = read_cells(truth, classes=classes)
-    counts = pd.DataFrame({"ID": list(images)})
-    counts["Count"] = counts["ID"].map(true["ImageID"].value_counts()).fillna(0).astype(int)
+    true = _read_truth(truth, classes, pd.Series(images), "the list of images")
+    true = true[true["ImageID"].isin(images)]
+    own = true["ImageID"][true["class"] >= 0].value_counts()
+    counts = pd.DataFrame({"ID": images, "Count": own.reindex(images, fill_value=0).to_numpy()})
     own = cells["ImageID"].isin(images).to_numpy()
-    chosen = choose_boxes(counts, cells[own], probs[own], classes)
-    return _score_table(chosen, "the cells table", truth, classes, images)
+    return _score_table(true, choose_boxes(counts, cells[own], probs[own], classes), truth, classes)
 
 
-def _score_table(
-    found: pd.DataFrame, what: str, truth: str | Path, classes: Sequence[str], images: Sequence[str] | None = None
-) -> pd.DataFrame:
-    known, cells = read_labels(truth, classes), read_cells(truth, classes=classes)
-    refuse_unknown_images(found["ImageID"] if images is None else pd.Series(images), known["ID"], what, truth)
-    if images is not None:
-        cells = cells[cells["ImageID"].isin(images)]
-    if cells.empty:
+def _read_truth(truth: str | Path, classes: Sequence[str], names: pd.Series, what: str) -> pd.DataFrame:
+    """The rows of a truth with ImageID; UserError when `what` has an image, of `names`, that it does not know."""
+    table = _read_train(truth, classes).rename(columns={"NAME": "ImageID"})
+    refuse_unknown_images(names, table["ImageID"], what, truth)
+    return table
+
+
+def _score_table(true: pd.DataFrame, found: pd.DataFrame, truth: str | Path, classes: Sequence[str]) -> pd.DataFrame:
+    true = true[true["class"] >= 0]
+    if true.empty:
         raise UserError(f"{truth} has no labelled row to score against")
-    return score_table(classes, cells.assign(**{"class": cells["Label"].astype(int)}), found)
+    return score_table(classes, true, found)

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from cells import box_table
-from cells.box_table import BOX, class_indices, make_cells, refuse, refuse_unknown_images
+from cells.box_table import class_indices, make_cells, refuse, refuse_unknown_images
 from cells.boxes import to_centres, to_corners
 from cells.images import ImageError as ImageError
 from cells.images import doubled, list_images, read_rgb, unique_sizes
-from cells.table import match_rows, read_table, write_table
+from cells.table import BOX, match_rows, read_table, write_table
 from common.errors import UserError, some
 from common.files import existing, safe_name
 from metrics.box_map import ap_table
@@ -206,11 +206,10 @@ def _ap_table(
     found: pd.DataFrame, what: str, truth: str | Path, classes: Sequence[str], max_dets: int,
     images: Sequence[str] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    known, cells = read_labels(truth, classes), read_cells(truth, classes=classes)
-    named = found["ImageID"] if images is None else pd.Series(images)
-    refuse_unknown_images(named, known["ID"], what, truth)
-    if images is not None:
-        cells = cells[cells["ImageID"].isin(images)]
-    if cells.empty:
+    true = _read_annotations(truth, classes).rename(columns={"image_filename": "ImageID"})
+    refuse_unknown_images(found["ImageID"] if images is None else pd.Series(images), true["ImageID"], what, truth)
+    true[BOX] = to_corners(true[["x", "y", "width", "height"]].to_numpy())
+    true = true[(true["class"] >= 0) & (True if images is None else true["ImageID"].isin(images))]
+    if true.empty:
         raise UserError(f"{truth} has no labelled row to score against")
-    return ap_table(classes, cells.assign(**{"class": cells["Label"].astype(int)}), found, max_dets)
+    return ap_table(classes, true, found, max_dets)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cells.boxes import best_match
+from cells.table import BOX
 
-BOX = ["x1", "y1", "x2", "y2"]
 BOX_SHARE, CLASS_SHARE = 0.2, 0.8
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 from numba import njit
 
 from cells.boxes import box_iou, by_group, to_centres, top
+from cells.table import BOX
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU; the first is that of AP50
 RECALLS = np.linspace(0, 1, 101)  # precision is read off at these
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 def coco_ap(

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import ensemble
 import evaluate
 from cells.cleaning import noisy_boxes, noisy_images, remove_cells
+from cells.table import write_table
 from common.errors import UserError
 from common.seeds import rng
 from competitions import cytologia
@@ -169,6 +171,26 @@ def test_scores(tmp_path, truth, capsys) -> None:
     arguments = ["--competition", "cytologia", "--submission", str(submission), "--truth", str(truth)]
     assert not evaluate.main(arguments)
     assert ".2 x GIoU + .8 x macro-F1: 0.3667" in capsys.readouterr().out
+
+
+def test_the_road_ends_in_a_submission(tmp_path, capsys) -> None:
+    classes = ("cat", "dog")  # a user's own
+    truth = write(tmp_path / "train.csv", "a.jpg,10,20,110,120,cat", "b.jpg,5,0,60,50,dog", "a.jpg,200,20,300,110,dog")
+    write(tmp_path / "test.csv", "5,a.jpg", "6,b.jpg", "7,a.jpg", header="trustii_id,NAME")
+    cells = cytologia.read_cells(truth, classes=classes)
+    own = pd.DataFrame(np.eye(2)[cells["Label"].astype(int)], columns=classes)
+    write_table(cells.drop(columns="Label"), tmp_path / "cells.csv")
+    write_table(pd.concat([cells[["ImageID", "CellID"]], own], axis=1), tmp_path / "probs.csv")
+    write_table(pd.DataFrame([{"Predictions": "probs.csv", "Type": "cell", "cat": 1, "dog": 1}]), tmp_path / "one.csv")
+    arguments = ["--competition", "cytologia", "--classes", "cat,dog", "--dataset", "test", "--submission", "1",
+                 "--meta_csv", tmp_path / "test.csv", "--cell_meta_csv_path", tmp_path / "cells.csv",
+                 "--out_path", tmp_path, "--truth", truth]  # fmt: skip
+    assert not ensemble.main([str(word) for word in (tmp_path / "one.csv", *arguments)])
+    assert "1.0000" in capsys.readouterr().out.splitlines()[-1]
+    assert cytologia.score(tmp_path / "submission_one.csv", truth, classes)["Score"].iloc[-1] == 1
+    arguments[arguments.index(tmp_path / "test.csv")] = truth
+    with pytest.raises(UserError, match="--submission 1 needs test.csv as --meta_csv"):
+        ensemble.main([str(word) for word in (tmp_path / "one.csv", *arguments)])
 
 
 def test_more_boxes_than_wanted_do_not_help(truth) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import ensemble
 import evaluate
 from cells.boxes import to_centres
+from cells.table import write_table
 from common.errors import UserError
 from competitions import riva
 
@@ -160,6 +162,20 @@ def test_kaggles_form_and_an_image_without_detections(tmp_path, truth) -> None:
     ]
     riva.write_submission(tmp_path / "none.csv", riva.read_metadata(sample), cells.iloc[:0], probs[:0])
     assert len((tmp_path / "none.csv").read_text().splitlines()) == 3
+
+
+def test_the_road_ends_in_a_submission(tmp_path, truth, capsys) -> None:
+    cells = riva.read_cells(truth)
+    own = pd.DataFrame(np.eye(8)[cells["Label"].astype(int)], columns=riva.CLASSES)
+    write_table(cells.drop(columns="Label"), tmp_path / "cells.csv")
+    write_table(pd.concat([cells[["ImageID", "CellID"]], own], axis=1), tmp_path / "probs.csv")
+    config = pd.DataFrame([{"Predictions": "probs.csv", "Type": "cell", **dict.fromkeys(riva.CLASSES, 1)}])
+    write_table(config, tmp_path / "two.csv")
+    arguments = ["--competition", "riva", "--dataset", "val", "--submission", "1", "--meta_csv", truth,
+                 "--cell_meta_csv_path", tmp_path / "cells.csv", "--out_path", tmp_path, "--truth", truth]  # fmt: skip
+    assert not ensemble.main([str(word) for word in (tmp_path / "two.csv", *arguments)])
+    assert "1.0000" in capsys.readouterr().out.splitlines()[-1]
+    assert riva.score(tmp_path / "submission_two.csv", truth)["AP"].iloc[-1] == 1
 
 
 def test_low_scored_boxes_help(truth) -> None:
