@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from common.errors import UserError, choose, run
 from common.files import atomic, sole_writer
-from synthesis import cytologia, hpa, riva
+from synthesis import cytologia, hpa, neurons, pannuke, riva
 from synthesis.labels import BALANCES
 
-COMPETITIONS = {"hpa": hpa, "riva": riva, "cytologia": cytologia}
+COMPETITIONS = {"hpa": hpa, "riva": riva, "cytologia": cytologia, "pannuke": pannuke, "neurons": neurons}
 SPLITS = ("train", "val", "test")
 SMALLEST, LARGEST = 128, 8192  # pixels a side
 SMALLEST_CELL = 400  # pixels of the image for each cell
@@ -38,10 +38,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--competition", default="hpa", help=f"one of: {', '.join(COMPETITIONS)}")
     parser.add_argument("--out_dir", type=Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=int, help="number of training images; default: 40")
+    parser.add_argument("--train", type=int, help="number of training images; default: 40 (pannuke: 60 tiles)")
     parser.add_argument("--val", type=int, help="number of validation images, where the competition has them (riva: 8)")
     parser.add_argument("--test", type=int, help="number of test images; default: 10")
-    parser.add_argument("--size", help="side in pixels, or WIDTHxHEIGHT; default: the competition's (hpa: 1024)")
+    parser.add_argument("--size", help="side in pixels, or WIDTHxHEIGHT; default: the competition's own")
     parser.add_argument("--cells", help="MIN-MAX cells an image; default: as many as real images of this area have")
     parser.add_argument(
         "--class_balance", help="flat: every class occurs; natural: as often as really (default: but for hpa)"
