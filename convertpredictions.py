@@ -12,6 +12,9 @@ the order of --meta_csv_path. An image that has neither cells nor predictions (s
 averaged. All images of --meta_csv_path (train.csv) must then be predicted, unless --folds picks some of the folds: the
 table then holds what those have predicted. The table has the same name for every dataset, so that one ensemble CSV
 serves them all: give each dataset its own --out_path.
+
+--cellorimage nucleus: each cell's row has what its nucleus says of the classes of nuclei, 0 elsewhere; the ensemble CSV
+gives it weight 0 there.
 """
 
 import argparse
@@ -40,7 +43,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--augment", default="default", help="views: default, all or a comma-separated list")
     parser.add_argument("--model", required=True, help="--out_dir of train.py and test.py")
     parser.add_argument("--epoch", type=int, required=True)
-    parser.add_argument("--cellorimage", choices=["cell", "image"], required=True)
+    parser.add_argument("--cellorimage", choices=["cell", "image", "nucleus"], required=True)
     parser.add_argument("--seeds", default="1", help="seeds of the random crops, a comma-separated list")
     parser.add_argument("--folds", help="a comma-separated list; without the flag every fold<k> folder of the model")
     parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
@@ -58,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Find the raw predictions, average them, put them in order, write the table."""
     args = get_args_parser().parse_args(argv)
     classes = competitions.get(args.competition).CLASSES
+    own = competitions.get(args.competition, nuclei=args.cellorimage == "nucleus").CLASSES
     wanted = wanted_rows(args)
-    ids, probs = gather(find_files(args), len(classes), args.dataset == "valid", bool(args.rank))
+    ids, probs = gather(find_files(args), len(own), args.dataset == "valid", bool(args.rank))
+    probs = probs if own == classes else spread(probs, own, classes)
     table = in_order(wanted, ids, probs, classes, args)
     stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
     path = Path(args.out_path) / f"probabilities_{args.model}_{args.epoch}{stamp}.csv"
@@ -85,6 +90,14 @@ def find_files(args: argparse.Namespace) -> dict[int, list[Path]]:
         ]
         for fold in folds
     }
+
+
+def spread(probs: np.ndarray, own: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Probabilities of the classes `own` as those of `classes`: 0 where `own` lacks one; what only `own` has goes."""
+    wide = np.zeros((len(probs), len(classes)))
+    shared = [name for name in classes if name in own]
+    wide[:, [classes.index(name) for name in shared]] = probs[:, [own.index(name) for name in shared]]
+    return wide
 
 
 def parse_numbers(text: str, flag: str) -> list[int]:

@@ -30,6 +30,7 @@ from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.data import Samples
 from engine.device import describe, make_fabric
 from engine.image_cells import LabelledImages, with_labels
+from engine.nuclei import nuclei_of
 from engine.predict import predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
@@ -55,8 +56,8 @@ def get_args_parser() -> argparse.ArgumentParser:
              "19; counts as epoch 0")  # fmt: skip
     # What it sees.
     add("--img_dir", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
-    add("--cache_dir", help="segment.py's, to predict cells from whole images: pooled_<timm>, class_<timm>_cam")
-    add("--cellorimage", choices=["cell", "image"], help="default: as trained")
+    add("--cache_dir", help="segment.py's, for nuclei, or cells from whole images (pooled_<timm>, class_<timm>_cam)")
+    add("--cellorimage", choices=["cell", "image", "nucleus"], help="default: as trained")
     add("--dataset", default="test", help="a dataset folder below --img_dir; valid: the fold's validation images")
     add("--split_name", help="for --dataset valid: a folder of --folds_dir")
     add("--folds_dir", default="cv_folds", help="for --dataset valid: where makefolds.py wrote")
@@ -151,14 +152,16 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     args.loss = settings["loss"]
     args.pool = settings.get("pool")
     kind = wrapper_of(args.arch)
+    if (args.cellorimage == "nucleus") != (settings["cell"] == "nucleus"):
+        raise UserError(f"--cellorimage {args.cellorimage}: {path} was trained with --cell {settings['cell']}")
     args.from_image = args.cellorimage == "cell" != settings["cell"] and kind in (MaskPooled, PuzzleCAM)
-    if args.from_image and args.cache_dir is None:
-        raise UserError(f"--cellorimage cell: {args.arch} finds the cells in whole images by --cache_dir")
+    if args.cache_dir is None and (args.from_image or args.cellorimage == "nucleus"):
+        raise UserError(f"--cellorimage {args.cellorimage}: {args.arch} finds them by the label images of --cache_dir")
 
 
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
-    competition = competitions.get(args.competition, args.classes)
+    competition = competitions.get(args.competition, args.classes, nuclei=args.cellorimage == "nucleus")
     criterion = build_loss(args.loss, np.ones(args.num_classes))
     if args.preload:
         net = untrained(args, checkpoint["model"], path, competition)
@@ -188,7 +191,7 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
     """The samples of --dataset, changed as the seed says."""
     if args.from_image and seed:
         raise UserError(f"--seed {seed}: a random crop would cut off cells of a whole image; 0 is right")
-    kind = "image" if args.from_image else args.cellorimage
+    kind = "image" if args.from_image or args.cellorimage == "image" else "cell"
     datasets, images = args.dataset, None
     if args.dataset == "valid":
         datasets = "train"
@@ -203,6 +206,8 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
         targets=None, augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size,
         crop_size=args.crop_size, seed=seed,
     )  # fmt: skip
+    if args.cellorimage == "nucleus":
+        return nuclei_of(samples, args.cache_dir, datasets)
     return with_labels(samples, args.cache_dir, datasets) if args.from_image else samples
 
 

@@ -51,8 +51,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--result_dir", default="results", help="the folder of all runs")
     # What it sees.
     add("--img_path", help="classifiers: segment.py's --crop_dir (cells) or --img_dir (images)")
-    add("--cell", choices=["cell", "image"], default="image", help="train on single cells or on whole images")
+    add("--cell", choices=["cell", "image", "nucleus"], default="image",
+        help="train on single cells, on whole images, or on nuclei alone (hpa: 7 classes, the protein's channel)")
     add("--dataset", default="train", help="dataset folders below --img_path, joined by commas: train,external")
+    add("--external", help="classifiers: download.py's table of further training images; with --dataset train,external")
+    add("--external_groups", help="findduplicates.py's table of both: near copies of validation images are left out")
     add("--metadata", help="finders: the table of labelled cells")
     add("--root_dir", help="finders: the folder of the images")
     add("--split_name", help="a folder of --folds_dir")
@@ -110,7 +113,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
-    competition = competitions.get(args.competition, args.classes)
+    competition = competitions.get(args.competition, args.classes, nuclei=args.cell == "nucleus")
     if args.batch_size and not args.effective_batch:
         args.effective_batch = args.batch_size
     defaults = defaults_of(args, competition)

@@ -18,16 +18,21 @@ class Competition:
     """A competition's module; with `classes`, the same rules for a user's own cells.
 
     What the module says of its own classes is then left aside: no class excludes the others, all weigh the same, and
-    its functions get the class list as their keyword `classes`.
+    its functions get the class list as their keyword `classes`. With `nuclei` the module's NUCLEI says what is
+    different for networks that see nuclei alone.
     """
 
     name: str
     classes: tuple[str, ...] | None = None
+    nuclei: bool = False
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        value = getattr(importlib.import_module(COMPETITIONS[self.name]), attribute)
+        module = importlib.import_module(COMPETITIONS[self.name])
+        if self.nuclei and attribute in module.NUCLEI:
+            return module.NUCLEI[attribute]
+        value = getattr(module, attribute)
         if self.classes is None:
             return value
         own = {
@@ -40,12 +45,17 @@ class Competition:
         return value
 
 
-def get(name: str, classes: str | None = None) -> Competition:
-    """A competition by its name on the command line; classes: the flag --classes, see `parse_classes`."""
+def get(name: str, classes: str | None = None, nuclei: bool = False) -> Competition:
+    """A competition by its name on the command line; classes: the flag --classes, see `parse_classes`.
+
+    nuclei: for networks that see nuclei alone.
+    """
     choose(COMPETITIONS, name, "--competition")
+    if nuclei and name != "hpa":
+        raise UserError(f"--competition {name} has no classes of nuclei; hpa has")
     if classes and name == "hpa":
         raise UserError("--classes: the classes of hpa are fixed; riva, cytologia, pannuke and neurons take others")
-    return Competition(name, parse_classes(classes) if classes else None)
+    return Competition(name, parse_classes(classes) if classes else None, nuclei)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

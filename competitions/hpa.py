@@ -93,6 +93,28 @@ def multi_hot(labels: pd.Series) -> np.ndarray:
     return hot
 
 
+def nucleus_hot(labels: pd.Series) -> np.ndarray:
+    """The same for NUCLEI's classes, N x 7: the first six, and that it is none of them."""
+    inside = multi_hot(labels)[:, :6]
+    return np.hstack([inside, 1 - inside.max(axis=1, keepdims=True)])
+
+
+# What is different for networks that see nuclei alone (the published "single-channel 224 nucleus classifier").
+NUCLEI = {
+    "CLASSES": (*CLASSES[:6], "none of these"),
+    "SHORT_NAMES": (*SHORT_NAMES[:6], "none"),
+    "NEGATIVE": 6,
+    "CHANNELS": CHANNELS[1:2],
+    "MEAN": MEAN[1:2],
+    "STD": STD[1:2],
+    "CLASS_WEIGHTS": (*CLASS_WEIGHTS[:6], 1),
+    "TRAIN_DEFAULTS": {
+        "classify": {**TRAIN_DEFAULTS["classify"], "img_size": 224, "crop_size": 224, "in_channels": 1}
+    },
+    "multi_hot": nucleus_hot,
+}
+
+
 def image_files(folder: str | Path, image_id: str) -> list[Path]:
     """The files of an image, whether they exist or not."""
     return [Path(folder) / f"{safe_name(image_id, 'ImageID')}_{name}.png" for name in CHANNELS]

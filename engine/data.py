@@ -55,8 +55,8 @@ class Samples(Dataset):
 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:
-    """An image (height, width, channels) as the networks take it: (channels, height, width)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    """An image (height, width, channels), or (height, width), as the networks take it: (channels, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1)))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,8 +16,8 @@ from augment.crops import whole
 from common.errors import UserError
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
-from engine.image_cells import Bags, LabelledImages
 from engine.external import add_external
+from engine.image_cells import Bags, LabelledImages
 from engine.samples import open_samples, read_fold
 from engine.targets import apply_targets
 from engine.train import Task, gather
@@ -31,8 +32,8 @@ from tasks.start import freeze, start_weights
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The classifier of the flags with its samples; judged by mean PR-AUC, or by macro-F1 when classes exclude."""
     train, valid = samples(args, competition)
-    what = "bags of cell" if isinstance(train, Bags) else args.cell
-    say(f"{len(train)} training and {len(valid)} validation {what}s, fold {args.fold}")
+    what = "bags of cells" if isinstance(train, Bags) else {"nucleus": "nuclei"}.get(args.cell, f"{args.cell}s")
+    say(f"{len(train)} training and {len(valid)} validation {what}, fold {args.fold}")
     model = network(args, competition, train.targets, starts, say)
     exclusive = getattr(model.criterion, "exclusive", False)
     judge = partial(validate, samples=valid, args=args, classes=competition.CLASSES, exclusive=exclusive)
@@ -42,14 +43,16 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
 
 def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples, Samples]:
     """Training and validation samples of the fold."""
-    own = args.cell == "cell" and competition.CELL_LABELS
-    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, competition, cells=own)
+    own = args.cell != "image" and competition.CELL_LABELS
+    every = replace(competition, nuclei=False)  # the tables have the labels of all classes
+    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, every, cells=own)
     if args.external:
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
-        train_table = add_external(train_table, valid_table["ID"], args.external, competition, args.external_groups)
+        train_table = add_external(train_table, valid_table["ID"], args.external, every, args.external_groups)
     common = {
-        "kind": args.cell, "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
+        "kind": "image" if args.cell == "image" else "cell",
+        "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
         "targets": competition.multi_hot, "img_size": args.img_size, "crop_size": args.crop_size, "seed": args.seed,
     }  # fmt: skip
     train = open_all(args, images=train_table, name="training", augment=TRAIN[args.augment], **common)

@@ -9,6 +9,7 @@ from common.errors import UserError
 from competitions import Competition
 from engine.data import Samples
 from engine.image_cells import Bags, LabelledImages, bags_of, with_labels
+from engine.nuclei import nuclei_of
 from engine.samples import open_samples
 from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, wrapper_of
 from models.bag import POOLS
@@ -19,7 +20,7 @@ IN_STEP = ("dihedral_crop", "none")  # what changes an image and its label image
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """train.py's flags for these networks; defaults of None come from `defaults`."""
     add = parser.add_argument
-    add("--cache_dir", help="pooled_<timm>: segment.py's --cache_dir")
+    add("--cache_dir", help="pooled_<timm>, --cell nucleus: segment.py's --cache_dir")
     add("--crop_dir", help="duo_<timm>: segment.py's --crop_dir")
     add("--cells_per_image", type=int, help="bag_, duo_<timm>: how many cells of an image make a bag; default: 16, 3")
     add("--pool", help=f"bag_, pooled_, duo_<timm>: how cells make an image's answer: {', '.join(POOLS)}")
@@ -46,9 +47,11 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--puzzle 1 needs the activation maps of --arch class_<timm>_cam, not {args.arch}")
     if not 0 <= args.alpha_schedule <= 1:
         raise UserError(f"--alpha_schedule {args.alpha_schedule} must be a share of the epochs, from 0 to 1")
+    if args.cell == "nucleus" and args.cache_dir is None:
+        raise UserError("--cell nucleus needs --cache_dir, where segment.py wrote the label images of nuclei")
     if not issubclass(kind, BagOfCells):
         return
-    if args.cell != ("cell" if kind is BagOfCells else "image"):
+    if (args.cell == "image") == (kind is BagOfCells):
         raise UserError(f"--arch {args.arch} does not go with --cell {args.cell}")
     for wanted, name in ((MaskPooled, "cache_dir"), (DuoBranch, "crop_dir")):
         if kind is wanted and getattr(args, name) is None:
@@ -76,6 +79,8 @@ def gather_cells(samples: Samples, args: argparse.Namespace, **opened) -> Sample
     if kind is DuoBranch:
         cells = open_samples(**opened | {"kind": "cell", "root": args.crop_dir, "flag": "--crop_dir"})
         return bags_of(cells, args.cells_per_image, samples)
+    if args.cell == "nucleus":
+        samples = nuclei_of(samples, args.cache_dir, args.dataset)
     return bags_of(samples, args.cells_per_image) if kind is BagOfCells else samples
 
 

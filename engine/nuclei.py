@@ -1,0 +1,63 @@
+"""Nuclei as samples: cut out of the cells' crops by segment.py's label images of nuclei, in one channel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cells.crops import boxes, cut_cell, resize
+from common.errors import UserError
+from common.files import existing
+from engine.data import Samples
+from engine.samples import CropReader, dataset_folders, find, split_key
+
+Box = tuple[int, int, int, int]
+PROTEIN = 1  # the channel that the classes are of
+
+
+@dataclass
+class NucleusReader(CropReader):
+    """The nuclei of cells by `<ImageID>+<CellID>`: masked, padded to a square, in one channel of the crops.
+
+    labels: folders of `<ImageID>.nuclei.png`; boxes: of the cells in their images, x1, y1, x2, y2.
+    """
+
+    labels: Sequence[Path]
+    boxes: dict[str, Box]
+    channel: int
+
+    def __call__(self, key: str, size: int) -> np.ndarray:
+        """(size, size) uint8; zero where the cell has no nucleus."""
+        image, cell = split_key(key)
+        crop = super().__call__(key, None)[..., self.channel]
+        path = existing(find(self.labels, image, ".nuclei.png") or self.labels[0] / f"{image}.nuclei.png", "nuclei")
+        labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise UserError(f"{path} is not a readable image; run segment.py again")
+        x1, y1, x2, y2 = self.boxes[key]
+        if labels[y1:y2, x1:x2].shape != (y2 - y1, x2 - x1) or len(crop) != max(y2 - y1, x2 - x1):
+            raise UserError(f"{path} does not go with the crop of cell {cell}; run segment.py again")
+        inside = cut_cell(np.ones_like(labels), labels, cell, (x1, y1, x2, y2))
+        box = boxes(inside).get(1)
+        return resize(cut_cell(crop, inside, 1, box), size) if box else np.zeros((size, size), np.uint8)
+
+
+def nuclei_of(cells: Samples, cache_dir: str | Path, datasets: str, channel: int = PROTEIN) -> Samples:
+    """Samples of cells as samples of their nuclei in `channel`, in place. UserError when --cache_dir lacks an image."""
+    folders = dataset_folders(cache_dir, datasets, "--cache_dir")
+    images = list(dict.fromkeys(split_key(key)[0] for key in cells.keys))
+    found = {}
+    for image in tqdm(images, "list nuclei", leave=False):
+        path = existing(find(folders, image, ".csv") or folders[0] / f"{image}.csv", "the cells of an image")
+        table = pd.read_csv(path, skiprows=1, usecols=["CellID", "x1", "y1", "x2", "y2"])  # after the fingerprint
+        rows = table[["CellID", "x1", "y1", "x2", "y2"]].to_numpy().tolist()
+        found |= {f"{image}+{cell}": tuple(box) for cell, *box in rows}
+    missing = [key for key in cells.keys if key not in found]
+    if missing:
+        raise UserError(f"--cache_dir {cache_dir} does not know the cell {missing[0]}; run segment.py again")
+    cells.reader = NucleusReader(cells.reader.folders, folders, found, channel)
+    return cells
