@@ -39,25 +39,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, ways = prepare(Path(folder), args)
         inside = Stopwatch(model)
-        ours = clock(ways["ours"])
+        ours = clock(lambda: ways["ours"](Path(folder, "out")))
         network = inside.seconds
-        plain = clock(ways["plain"])
+        plain = clock(lambda: ways["plain"](Path(folder, "out")))
     print(f"{args.arch} at {args.crop_size} px, {args.cells} cells x 8 views on {model.mean.device}")
     print(f"{'':32}{'seconds':>9}{'outside the network':>21}")
     print(f"{'ours: read once for all views':32}{ours:>9.2f}{1 - network / ours:>20.1%}")
     print(f"{'plain: read once a view':32}{plain:>9.2f}{1 - (inside.seconds - network) / plain:>20.1%}")
 
 
-def prepare(folder: Path, args: argparse.Namespace) -> tuple[torch.nn.Module, dict[str, Callable[[], None]]]:
-    """The network, and what predicts all views of args.cells cells: ours and the plain way."""
+def prepare(folder: Path, args: argparse.Namespace) -> tuple[torch.nn.Module, dict[str, Callable[[Path], None]]]:
+    """The network, and what predicts all views of args.cells cells: `ours` into a folder; `plain` keeps nothing."""
     fabric = make_fabric("0", True)
     net = build(args.arch, 19, 4, args.crop_size)
     model = fabric.setup(Classifier(net, LOSSES["BCE"](), hpa.MEAN, hpa.STD))
     keys = make_cells(folder / "test", args.cells)
     samples = Samples(CropReader([folder / "test"]), keys, None, random_crop, 768, args.crop_size, seed=1)
     ways = {
-        "ours": lambda: run_ours(fabric, model, samples, folder / "out", args),
-        "plain": lambda: run_plain(fabric, model, samples, args.batch_size),
+        "ours": lambda out: run_ours(fabric, model, samples, out, args),
+        "plain": lambda out: run_plain(fabric, model, samples, args.batch_size),
     }
     return model.module, ways
 
