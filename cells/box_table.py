@@ -1,6 +1,6 @@
 """Competitions whose truth is one labelled box a row: their rows as a cells table, and what may be wrong with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,22 @@ def make_cells(names: pd.Series, classes: np.ndarray, boxes: np.ndarray, sizes: 
 
 def image_labels(names: pd.Series, classes: np.ndarray) -> pd.DataFrame:
     """`ID,Label`: each image once, as first met, with the classes of its rows joined by `|`; -1 is no class."""
-    own = pd.DataFrame({"ID": names.to_numpy(), "class": classes}).drop_duplicates().sort_values("class", kind="stable")
-    texts = own[own["class"] >= 0].astype({"class": str}).groupby("ID", sort=False)["class"].agg("|".join)
-    ids = names.drop_duplicates().to_numpy()
-    return pd.DataFrame({"ID": ids, "Label": texts.reindex(ids, fill_value="").to_numpy()})
+    codes, ids = pd.factorize(names)
+    pairs = np.unique(np.column_stack([codes, classes]), axis=0)  # by image and class
+    pairs = pairs[pairs[:, 1] >= 0]
+    return pd.DataFrame({"ID": np.asarray(ids, object), "Label": join(pairs[:, 0], map(str, pairs[:, 1]), len(ids))})
+
+
+def join(groups: np.ndarray, texts: Iterable[str], count: int) -> list[str]:
+    """The texts of each of `count` groups (N,) joined by `|`, in the order given; '' for a group without any.
+
+    >>> join(np.array([2, 0, 2]), ["a", "b", "c"], 3)
+    ['b', '', 'a|c']
+    """
+    joined = [[] for _ in range(count)]
+    for group, text in zip(groups.tolist(), texts, strict=True):
+        joined[group].append(text)
+    return ["|".join(own) for own in joined]
 
 
 def multi_hot(labels: pd.Series, classes: int) -> np.ndarray:

@@ -86,10 +86,14 @@ def _read_counts(path: Path) -> pd.DataFrame:
     table = read_table(path, {"trustii_id": str, "NAME": str}, key=["trustii_id"])
     if table.empty:
         raise UserError(f"{path} has no rows")
-    table["Place"] = np.arange(len(table)).astype(str)
-    own = table.groupby("NAME", sort=False)
-    images = own[["trustii_id", "Place"]].agg("|".join).reset_index().rename(columns={"NAME": "ID"})
-    return images.assign(Count=own.size().to_numpy())
+    codes, names = pd.factorize(table["NAME"])
+    places = map(str, range(len(table)))
+    return pd.DataFrame(
+        {
+            "ID": np.asarray(names, object), "trustii_id": box_table.join(codes, table["trustii_id"], len(names)),
+            "Place": box_table.join(codes, places, len(names)), "Count": np.bincount(codes),
+        }
+    )  # fmt: skip
 
 
 def _sizes(names: pd.Series, root: str | Path, path: str | Path) -> np.ndarray:

@@ -161,8 +161,9 @@ def write_submission(
     match_rows(cells[["ImageID"]].rename(columns={"ImageID": "ID"}), sample, ["ID"], "the sample", exact=False)
     own = detections(cells, probs[:, : len(classes)])
     empty = sample["ID"][~sample["ID"].isin(own["ImageID"])]
-    corner = dict(zip(BOX, (0, 0, BOX_SIZE, BOX_SIZE), strict=True))
-    own = pd.concat([own, pd.DataFrame({"ImageID": empty, **corner, "class": 0, "score": 0.0})], ignore_index=True)
+    if len(empty):
+        corner = dict(zip(BOX, (0, 0, BOX_SIZE, BOX_SIZE), strict=True))
+        own = pd.concat([own, pd.DataFrame({"ImageID": empty, **corner, "class": 0, "score": 0.0})], ignore_index=True)
     place = own["ImageID"].map({name: row for row, name in enumerate(sample["ID"])})
     own = own.iloc[np.lexsort((-own["score"], place))]
     columns = dict(zip(FORM[1:5], to_centres(own[BOX].to_numpy(float)).T, strict=True))
