@@ -59,7 +59,7 @@ SCORE = "COCO mAP@[.50:.05:.95]"
 
 OUTSIDE = "lies outside the image; x and y are the centre of a box, not a corner"
 COLUMNS = {"image_filename": str, "x": float, "y": float, "width": float, "height": float}
-FORM = ("image_filename", "x", "y", "width", "height", "conf", "class")
+CENTRED = ["x", "y", "width", "height"]
 
 
 def read_metadata(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequen
         for column, size in zip("xy", sizes.T, strict=True):
             refuse((table["class"] >= 0) & (table[column] > size), path, table[column], OUTSIDE)
     own = (table["class"] >= 0).to_numpy()
-    boxes = to_corners(table[["x", "y", "width", "height"]].to_numpy())
+    boxes = to_corners(table[CENTRED].to_numpy())
     return make_cells(names[own], table["class"].to_numpy()[own], boxes[own], None if sizes is None else sizes[own])
 
 
@@ -166,7 +166,7 @@ def write_submission(
         own = pd.concat([own, pd.DataFrame({"ImageID": empty, **corner, "class": 0, "score": 0.0})], ignore_index=True)
     place = own["ImageID"].map({name: row for row, name in enumerate(sample["ID"])})
     own = own.iloc[np.lexsort((-own["score"], place))]
-    columns = dict(zip(FORM[1:5], to_centres(own[BOX].to_numpy(float)).T, strict=True))
+    columns = dict(zip(CENTRED, to_centres(own[BOX].to_numpy(float)).T, strict=True))
     table = pd.DataFrame(
         {"image_filename": own["ImageID"].to_numpy()}
         | {name: np.char.mod("%.1f", values) for name, values in columns.items()}
@@ -190,7 +190,7 @@ def score(
         ("height", table["height"] <= 0, "makes a box without area"),
     ):
         refuse(bad, submission, table[column], why)
-    found = pd.DataFrame(to_corners(table[["x", "y", "width", "height"]].to_numpy()), columns=BOX)
+    found = pd.DataFrame(to_corners(table[CENTRED].to_numpy()), columns=BOX)
     found = found.assign(ImageID=table["image_filename"], score=table["conf"]).assign(**{"class": table["class"]})
     return _ap_table(found, str(submission), truth, classes, max_dets)
 
@@ -209,7 +209,7 @@ def _ap_table(
 ) -> pd.DataFrame:  # fmt: skip
     true = _read_annotations(truth, classes).rename(columns={"image_filename": "ImageID"})
     refuse_unknown_images(found["ImageID"] if images is None else pd.Series(images), true["ImageID"], what, truth)
-    true[BOX] = to_corners(true[["x", "y", "width", "height"]].to_numpy())
+    true[BOX] = to_corners(true[CENTRED].to_numpy())
     true = true[(true["class"] >= 0) & (True if images is None else true["ImageID"].isin(images))]
     if true.empty:
         raise UserError(f"{truth} has no labelled row to score against")
