@@ -14,13 +14,16 @@ import timm
 from torch import nn
 
 from common.errors import UserError, some
+from models.attention_unet import attention_unet
 from models.bag import BagOfCells
 from models.centernet import centernet
 from models.classifier import Classifier
 from models.dropout import ALIASES, arcface_network, dropout_network, large_dropout_network
 from models.duo import DuoBranch
 from models.mask_pooled import MaskPooled
+from models.mask_rcnn import mask_rcnn
 from models.puzzle import PuzzleCAM, cam_network
+from models.yolox import yolox
 
 # form of a name, <timm> = any network of timm -> function(timm's name, num_classes, in_channels, **options of timm),
 # which gives a module from normalised images to logits
@@ -48,20 +51,32 @@ WRAPPERS: dict[str, type[Classifier]] = {
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "centernet_fpn_<timm>": partial(centernet, skips=True),
     "centernet_<timm>": centernet,
+    "maskrcnn_light_<timm>": partial(mask_rcnn, channels=128, representation=256, rois=128),
+    "maskrcnn_<timm>": mask_rcnn,
+    "yolox_<size>": lambda size, *rest, **options: yolox(f"yolox_{size}", *rest, **options),
 }
-ARCHITECTURES = (*DETECTORS, *MODELS)
+# Networks that say which class each pixel is of -> the same, where the last of num_classes is the background
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {"unet_<timm>": attention_unet}
+ARCHITECTURES = (*DETECTORS, *SEGMENTERS, *MODELS)
 
 
 def task_of(arch: str) -> str:
-    """The kind of training that a network needs: classify or detect."""
+    """The kind of training that a network needs: classify, detect or segment."""
+    if _match(SEGMENTERS, arch):
+        return "segment"
     return "detect" if _match(DETECTORS, arch) else "classify"
+
+
+def finds_masks(arch: str) -> bool:
+    """Whether a detector gives masks with its boxes."""
+    return arch.startswith("maskrcnn_")
 
 
 def build_detector(
     arch: str, num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float], **options
 ) -> nn.Module:
-    """A detector without trained weights, under the contract of this folder."""
-    make, name = _match(DETECTORS, arch)
+    """A detector, or a network of class maps, without trained weights, under the contract of this folder."""
+    make, name = _match(DETECTORS | SEGMENTERS, arch)
     return make(name, num_classes, in_channels, mean, std, **options)
 
 
@@ -105,6 +120,6 @@ def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
 
 
 __all__ = [
-    "ARCHITECTURES", "DETECTORS", "MODELS", "BagOfCells", "Classifier", "DuoBranch", "MaskPooled", "PuzzleCAM", "build",
-    "build_detector", "task_of", "wrapper_of",
+    "ARCHITECTURES", "DETECTORS", "MODELS", "SEGMENTERS", "BagOfCells", "Classifier", "DuoBranch", "MaskPooled",
+    "PuzzleCAM", "build", "build_detector", "finds_masks", "task_of", "wrapper_of",
 ]  # fmt: skip

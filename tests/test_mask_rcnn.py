@@ -1,0 +1,159 @@
+"""Mask R-CNN: the contract on every kind of image, masks back on their pixels, training on blobs."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
+
+from augment.scenes import mask_boxes
+from cells.found_masks import cut_from_box, stack_layers
+from cells.masks import encode_mask
+from cells.overlaps import remove_overlaps
+from common.errors import UserError
+from metrics.instance_pairs import pair_labels
+from models import DETECTORS, build_detector, finds_masks, task_of
+from models.weights import PACKAGED, load_pretrained
+
+MEAN, STD = (0.5, 0.4, 0.3, 0.5), (0.2, 0.2, 0.2, 0.2)
+LIGHT = {"channels": 32, "representation": 32, "rois": 32, "most": 20}
+
+
+def small(num_classes=1, channels=3, name="resnet18", **options):
+    torch.manual_seed(0)
+    make = DETECTORS["maskrcnn_<timm>"]
+    return make(name, num_classes, channels, MEAN[:channels], STD[:channels], **LIGHT | options)
+
+
+def discs(*cells, shape=(64, 96), labels=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """An image of bright discs (x, y, radius) and its target."""
+    masks = np.zeros((len(cells), *shape), np.uint8)
+    for mask, (x, y, radius) in zip(masks, cells, strict=True):
+        cv2.circle(mask, (x, y), radius, 1, -1)
+    image = torch.from_numpy(masks.any(0).astype(np.uint8) * 180 + 20).expand(3, -1, -1)
+    boxes = mask_boxes(masks) if len(masks) else np.zeros((0, 4), np.float32)
+    return image, {
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.tensor(labels or [0] * len(cells), dtype=torch.int64),
+        "masks": torch.from_numpy(masks),
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_contract_on_backbones(name):
+    model = small(name=name)
+    image, target = discs((30, 30, 9), (70, 20, 6))
+    losses = model(image[None], [target])
+    assert set(losses) == {"objectness", "proposals", "class", "box", "mask"}
+    sum(losses.values()).backward()
+    idle = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not idle  # a weight that no loss reaches would stop training on several devices
+    with torch.inference_mode():
+        (found,) = model.eval()(image[None])
+    count = len(found["scores"])
+    assert found["boxes"].shape == (count, 4) and found["masks"].shape == (count, 28, 28) and count <= 20
+    assert (found["scores"].diff() <= 0).all() and set(found["labels"].tolist()) <= {0}
+
+
+def test_any_size_channels_and_no_cells():
+    model = small(num_classes=3, channels=4)
+    image, target = discs((20, 20, 8), shape=(50, 70), labels=[2])
+    _, nothing = discs(shape=(50, 70))
+    images = torch.stack([image[[0, 1, 2, 0]], torch.full((4, 50, 70), 20, dtype=torch.uint8)])
+    losses = model(images, [target, nothing])
+    assert all(value.isfinite() for value in losses.values())
+    flat = {**target, "boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]])}  # no area: as if it were not there
+    torch.manual_seed(3)
+    first = model(images, [flat, nothing])
+    torch.manual_seed(3)
+    second = model(images, [nothing, nothing])
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    with torch.inference_mode():
+        found = model.eval()(images)
+    assert all((one["boxes"][:, 2] <= 70).all() and (one["boxes"][:, 3] <= 50).all() for one in found)
+    assert all(set(one["labels"].tolist()) <= {0, 1, 2} for one in found)
+
+
+def test_labels_begin_at_nought(monkeypatch):
+    model = small(num_classes=2)
+    image, target = discs((30, 30, 9), labels=[1])
+    seen = {}
+    forward = model.roi_heads.forward
+
+    def spy(maps, proposals, sizes, targets):
+        seen["labels"] = targets[0]["labels"].tolist()
+        return forward(maps, proposals, sizes, targets)
+
+    monkeypatch.setattr(model.roi_heads, "forward", spy)
+    model(image[None], [target])
+    assert seen["labels"] == [2] and target["labels"].tolist() == [1]
+
+
+def test_packaged_weights_fit_the_backbone():
+    model = small(name="tf_efficientnet_lite0")
+    before = model.backbone.conv_stem.weight.clone()
+    fresh = load_pretrained(model, PACKAGED)
+    assert not any(name.startswith("backbone.") for name in fresh)
+    assert not torch.equal(before, model.backbone.conv_stem.weight)
+
+
+def test_names():
+    assert task_of("maskrcnn_light_resnet18") == task_of("maskrcnn_convnext_tiny") == "detect"
+    assert finds_masks("maskrcnn_convnext_tiny") and not finds_masks("centernet_resnet18")
+    light = build_detector("maskrcnn_light_resnet18", 1, 3, MEAN[:3], STD[:3])
+    assert light.roi_heads.box_head.fc7.out_features == 256
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot be a backbone"):
+        build_detector("maskrcnn_vit_tiny_patch16_224", 1, 3, MEAN[:3], STD[:3])
+
+
+@pytest.mark.parametrize("radius", [4, 7, 15, 40])
+def test_masks_come_back_from_their_boxes(radius):
+    """What a perfect network would give, 28 x 28 numbers as it learns them, is the mask again."""
+    mask = np.zeros((1, 100, 100), np.uint8)
+    cv2.ellipse(mask[0], (51, 48), (radius, max(radius // 2, 2)), 30, 0, 360, 1, -1)
+    box = mask_boxes(mask)
+    learned = project_masks_on_boxes(torch.from_numpy(mask), torch.from_numpy(box), torch.zeros(1, dtype=int), 28)
+    pixels, (x, y) = cut_from_box(learned[0].numpy(), box[0], (100, 100))
+    back = np.zeros((100, 100), bool)
+    back[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels > 0.5
+    overlap = (back & (mask[0] > 0)).sum() / (back | (mask[0] > 0)).sum()
+    assert overlap > 0.93
+
+
+def test_boxes_at_the_border_and_tiny():
+    pixels, corner = cut_from_box(np.ones((28, 28), np.float32), (-5.2, -3, 4.6, 2.2), (50, 60))
+    assert pixels.shape == (2, 5) and corner == (0, 0) and (pixels == 1).all()
+    pixels, corner = cut_from_box(np.ones((28, 28), np.float32), (10.1, 10.1, 10.3, 10.2), (50, 60))
+    assert pixels.shape == (1, 1) and corner == (10, 10)
+    pixels, _ = cut_from_box(np.ones((28, 28), np.float32), (70, 3, 80, 9), (50, 60))
+    assert pixels.size == 0
+
+
+def test_layers_hold_overlapping_masks_whole():
+    masks = np.zeros((3, 4, 5), bool)
+    masks[0, :2, :3], masks[1, 1:3, 2:], masks[2, 3] = True, True, True
+    first, second = stack_layers([encode_mask(mask) for mask in masks], 4, 5)
+    assert (first == 1).sum() == 6 and (first == 3).sum() == 5 and (second == 2).sum() == 6
+
+
+@pytest.mark.slow
+def test_learns_blobs():
+    image, target = discs((16, 20, 8), (44, 40, 10), (80, 20, 6))
+    model = small(most=30)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        sum(model(image[None], [target]).values()).backward()
+        optimizer.step()
+    model.eval()
+    for part in model.modules():  # one image is too few for running means
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.train()
+    with torch.inference_mode():
+        (found,) = model(image[None])
+    sure = found["scores"] > 0.5
+    cuts = [cut_from_box(*one, (64, 96)) for one in zip(found["masks"][sure].numpy(), found["boxes"][sure].numpy(),
+                                                        strict=True)]  # fmt: skip
+    labels = remove_overlaps(cuts, found["scores"][sure].numpy(), (64, 96))
+    truth = (target["masks"].numpy() * np.arange(1, 4)[:, None, None]).sum(0)
+    assert (pair_labels(truth, labels).iou > 0.6).sum() == 3
