@@ -10,6 +10,7 @@ from cells.regions import fill_holes, find_regions, keep_regions, label_areas
 
 NECK = 0.1  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
 
 
@@ -36,14 +37,13 @@ def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, mi
     are cut if the neck between them is narrower than (1 - `neck`) times the narrower part, whatever their size.
     """
     whole = np.ascontiguousarray(mask, np.uint8)
-    if not whole.any():
-        return np.zeros(whole.shape, np.int32)
-    # One pixel of background around the image would make cells at its border narrower than they are.
+    if not whole.any() or whole.all():  # without an edge there is no distance to it
+        return drop_small(whole.astype(np.int32), min_area)
     distance = cv2.distanceTransform(whole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    distance = np.minimum(distance, max(whole.shape))  # a mask without background has no distance
     distance = cv2.GaussianBlur(distance, (0, 0), smooth) * whole if smooth > 0 else distance
-    tops = local_maxima(reconstruction(distance * (1 - neck), distance), connectivity=2) & (whole > 0)
-    seeds = find_regions(tops.view(np.uint8), diagonal=True)
+    filled = reconstruction(distance * (1 - neck), distance, footprint=CROSS)
+    tops = local_maxima(filled, connectivity=1) & (whole > 0)
+    seeds = find_regions(tops.view(np.uint8))
     markers = keep_regions(seeds, seeds.areas > 0, whole.shape)
     height = np.ceil(distance * (255 / distance.max())).astype(np.uint8)
     labels = flood(height, markers, whole)

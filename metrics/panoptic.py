@@ -63,4 +63,4 @@ def _nanmean(values: np.ndarray, axis: int = 0) -> np.ndarray:
     values = np.asarray(values, float)
     known = ~np.isnan(values)
     number = known.sum(axis=axis)
-    return np.where(number > 0, np.where(known, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan)
+    return np.where(number > 0, np.where(known, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan)[()]

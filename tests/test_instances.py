@@ -1,0 +1,110 @@
+"""Class maps and masks made into cells, on drawn discs."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cells.instances import class_instances, drop_small, merge_channels, otsu_watershed, split_cells
+
+
+def discs(*places, shape=(80, 120), value=1, background=0) -> np.ndarray:
+    image = np.full(shape, background, np.uint8)
+    for x, y, radius in places:
+        cv2.circle(image, (x, y), radius, value, -1)
+    return image
+
+
+@pytest.mark.parametrize("radius", [6, 12, 24])
+def test_touching_discs_of_any_size_are_cut_at_the_neck(radius):
+    x = 30 + int(1.8 * radius)
+    labels = split_cells(discs((30, 40, radius), (x, 40, radius)))
+    assert labels.max() == 2
+    assert labels[40, 30] == 1 and labels[40, x] == 2
+    areas = np.bincount(labels.ravel())[1:]
+    assert abs(areas[0] - areas[1]) < 0.15 * areas.mean()
+
+
+def test_one_ellipse_stays_one_cell():
+    mask = np.zeros((80, 120), np.uint8)
+    cv2.ellipse(mask, (60, 40), (40, 12), 20, 0, 360, 1, -1)
+    np.testing.assert_array_equal(split_cells(mask) > 0, mask > 0)
+    assert split_cells(mask).max() == 1
+
+
+def test_every_pixel_of_the_mask_is_some_cell_s_and_ids_have_no_gap():
+    mask = discs((20, 20, 10), (35, 20, 9), (100, 60, 12), (0, 79, 9))
+    labels = split_cells(mask, min_area=1)
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+    assert np.unique(labels).tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 25), st.integers(1, 25))), st.integers(1, 9))
+def test_any_mask(mask, min_area):
+    labels = split_cells(mask, min_area=min_area)
+    assert labels.dtype == np.int32 and not labels[~mask].any()
+    areas = np.bincount(labels.ravel())[1:]
+    assert (areas >= min_area).all()
+    for label in range(1, labels.max() + 1):
+        assert cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=4)[0] == 2
+
+
+def test_masks_without_and_of_nothing_else():
+    assert not split_cells(np.zeros((5, 6), bool)).any()
+    assert (split_cells(np.ones((40, 50), bool)) == 1).all()
+
+
+def test_small_cells_are_dropped_and_the_others_numbered_anew():
+    labels = np.array([[1, 2, 2, 0], [3, 2, 5, 5]])
+    assert drop_small(labels, 2).tolist() == [[0, 1, 1, 0], [0, 1, 2, 2]]
+
+
+def test_ids_are_unique_over_the_classes_and_each_has_its_class():
+    types = discs((20, 20, 8), (60, 20, 8), value=1) + discs((20, 60, 8), value=2)
+    probs = np.stack([(types == 1) * 0.8, (types == 0) * 0.9, (types == 2) * 0.7])
+    labels, classes = class_instances(probs, background=1)
+    assert sorted(classes.tolist()) == [0, 0, 2]
+    assert classes[labels[20, 20] - 1] == classes[labels[20, 60] - 1] == 0 and classes[labels[60, 20] - 1] == 2
+    np.testing.assert_array_equal(labels > 0, types > 0)
+
+
+def test_a_cell_of_two_opinions_is_one_cell_when_split_together():
+    cell = discs((40, 40, 12))
+    left = cell.astype(bool) & (np.arange(120) < 44)
+    probs = np.stack([np.where(left, 0.6, 0.3) * cell, np.where(left, 0.3, 0.6) * cell, 1.0 - cell])
+    apart, classes = class_instances(probs, background=2)
+    assert len(classes) == apart.max() == 2
+    labels, classes = class_instances(probs, background=2, joint=True)
+    assert classes.tolist() == [0] and labels.max() == 1
+    np.testing.assert_array_equal(labels > 0, cell > 0)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_background_everywhere_is_no_cell(joint):
+    labels, classes = class_instances(np.stack([np.zeros((9, 9)), np.ones((9, 9))]), 1, joint)
+    assert not labels.any() and len(classes) == 0
+
+
+def test_merged_channels_by_hand():
+    masks = np.zeros((1, 4, 3), np.int64)
+    masks[0, :, 0] = [7, 7, 0, 0]
+    masks[0, :, 2] = [0, 7, 7, 2]
+    assert merge_channels(masks).tolist() == [[7, 14, 14, 9]]
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize("dark", [False, True])
+def test_baseline_finds_light_and_dark_discs(depth, colours, dark):
+    image = discs((20, 20, 10), (70, 40, 12), (37, 20, 9), value=200, background=40).astype(depth)
+    image = image * depth(200) if depth == np.uint16 else image
+    image = image.max() + image.min() - image if dark else image
+    labels = otsu_watershed(np.dstack([image] * 3) if colours else image)
+    assert labels.max() == 3 and labels[20, 20] and labels[40, 70] and not labels[79, 0]
+
+
+def test_baseline_sees_nothing_in_an_even_image():
+    assert not otsu_watershed(np.full((20, 30), 9, np.uint8)).any()
