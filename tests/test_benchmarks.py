@@ -1,0 +1,45 @@
+"""The benchmarks that others call: their tables' form and that both ways do the same, at the smallest scale."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import scale, speed
+from cells.masks import decode_mask
+from common.errors import UserError
+
+
+@pytest.mark.slow
+def test_the_table_of_speeds(capsys):
+    speed.main(["--quick", "--topics", "mask text", "crops bytes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:22].split() for line in lines[1:]] == [
+        ["mask", "text", "ours"], ["mask", "text", "straight"], ["crops", "bytes", "ours"],
+        ["crops", "bytes", "straight"],
+    ]  # fmt: skip
+    assert lines[4].split()[3:5] == ["2359.3", "kB"]  # 768 x 768 x 4 bytes
+
+
+def test_an_unknown_topic():
+    with pytest.raises(UserError, match="--topics: breakfast is not known; choose from: labelling, mask text"):
+        speed.main(["--topics", "breakfast"])
+
+
+@pytest.mark.slow
+def test_the_scripts_bear_the_tables_of_scale(capsys):
+    scale.main(["--cells", "300", "--views", "2", "--size", "256"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("300 cells of 15 images")
+    assert [line.split(".py")[0] for line in lines[1:6]] == [
+        "makefolds", "convertpredictions", "convertpredictions", "ensemble", "evaluate",
+    ]  # fmt: skip
+
+
+def test_made_up_cells_have_masks(tmp_path):
+    scale.make_data(tmp_path, 30, 256, ["default"])
+    cells, truth = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("cells", "truth"))
+    assert len(cells) == 30
+    assert set(cells["ImageID"]) == set(truth["ImageID"])
+    assert all(decode_mask(text, 256, 256).any() for text in cells["PredictionString"])
+    with np.load(tmp_path / "raw" / "cell" / "fold0" / "epoch_006" / "default_seed1" / "prob_test.npz") as raw:
+        assert raw["ids"].tolist() == cells["Image"].tolist()
