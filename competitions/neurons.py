@@ -15,7 +15,7 @@ import pandas as pd
 from cells import rle
 from cells.box_table import multi_hot as hot_labels
 from cells.crops import boxes
-from cells.images import SUFFIXES, read_rgb, read_size
+from cells.images import SUFFIXES, list_images, read_rgb, read_size
 from cells.images import ImageError as ImageError
 from cells.masks import decode_mask, encode_label_image
 from cells.overlaps import cut_mask, remove_overlaps
@@ -30,6 +30,7 @@ SHORT_NAMES = CLASSES
 NEGATIVE = None
 CLASS_WEIGHTS = None
 CELL_LABELS = True  # every cell has its own label
+ID_COLUMN = "id"  # which image a row of the tables is of
 BOX_SIZE = None  # boxes are as large as their cells
 IMAGE_SIZE = 704
 
@@ -227,9 +228,6 @@ def read_submission(path: str | Path, sizes: dict[str, tuple[int, int]]) -> Iter
     unknown = [row for row, image_id in enumerate(table["id"]) if image_id not in sizes]
     if unknown:
         raise UserError(f"{path} row {unknown[0] + 2}: the image {table['id'].iloc[unknown[0]]} is not known")
-    missing = sorted(set(sizes) - set(table["id"]))
-    if missing:
-        raise UserError(f"{path} lacks the image {some(missing)}; an image without cells has a row, too")
     for image_id, rows in table.groupby("id", sort=False).indices.items():
         where = [f"{path} row {row + 2} ({image_id})" for row in rows]
         layers = rle.decode_layers(table["runs"].iloc[rows], *sizes[image_id], where)
@@ -242,6 +240,20 @@ def read_submission(path: str | Path, sizes: dict[str, tuple[int, int]]) -> Iter
                 "no two masks of a submission may share a pixel"
             )
         yield image_id, layers[0]
+    missing = sorted(set(sizes) - set(table["id"]))
+    if missing:
+        raise UserError(f"{path} lacks the image {some(missing)}; an image without cells has a row, too")
+
+
+def check_submission(path: str | Path, root: str | Path) -> pd.DataFrame:
+    """Read a submission for the images in the folder `root` without their truth: `ID,Cells,Covered` (share of pixels).
+
+    UserError as in `read_submission`.
+    """
+    names = [Path(name).stem for name in list_images(root, "--root_dir")]
+    sizes = {name: read_size(image_files(root, name)[0])[::-1] for name in names}
+    rows = [(name, int(labels.max()), (labels > 0).mean()) for name, labels in read_submission(path, sizes)]
+    return pd.DataFrame(rows, columns=["ID", "Cells", "Covered"])
 
 
 def score(submission: str | Path, truth: str | Path, root: str | Path | None = None) -> pd.DataFrame:
