@@ -10,6 +10,9 @@ Label, else its image's; cells whose own Label is empty are left out). Multilabe
 
 With --groups (findduplicates.py writes it; it must have a row for every image) the images of a cluster are in one fold:
 clusters are what is stratified, with the labels of all their images. Both files then have a column Cluster.
+
+--holdout N makes two folds: 0 with N images, to validate on, and 1 with the others. --tables also writes `fold<k>.csv`,
+the rows of --metadata that belong to the images of a fold, to find cells in them and to score them alone.
 """
 
 import argparse
@@ -25,18 +28,20 @@ from cells.groups import check_folds, read_groups
 from cells.table import KEY, match_rows, read_table, write_table
 from common.errors import UserError, run
 from common.files import safe_name
+from common.seeds import rng
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--competition", default="hpa", help="whose labels: " + ", ".join(competitions.COMPETITIONS))
-    parser.add_argument("--metadata", required=True, help="train.csv: ID,Label")
-    parser.add_argument("--classes", help="your own class names instead of the competition's: A,B,C or a file")
+    competitions.add_flags(parser)
+    parser.add_argument("--metadata", required=True, help="train.csv, or what the competition has for it")
     parser.add_argument("--cell_metadata", help="cells table of the same images, for cells.csv")
     parser.add_argument("--groups", help="ID,Cluster,Keep: images of one Cluster are never in two folds")
     parser.add_argument("--drop_duplicates", action="store_true", help="leave out images whose Keep is 0 in --groups")
     parser.add_argument("--split_name", default="random_folds10", help="name of the split's folder")
     parser.add_argument("--n_folds", type=int, help="without the flag, the number at the end of --split_name")
+    parser.add_argument("--holdout", type=int, help="images of fold 0, instead of folds of equal size")
+    parser.add_argument("--tables", action="store_true", help="write the metadata's rows of each fold, too")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--folds_dir", default="cv_folds", help="folder of all splits")
     return parser
@@ -51,14 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     images = group(labelled, args.groups, args.drop_duplicates)
     hot = competition.multi_hot(images["Label"])
     clusters = images.get("Cluster")
-    n_folds = number_of_folds(args.n_folds, args.split_name)
-    images.insert(2, "Fold", make_folds(hot, n_folds, args.seed, args.metadata, clusters))
+    if args.holdout:
+        folds = hold_out(hot, args.holdout, args.seed, args.metadata, clusters)
+    else:
+        n_folds = number_of_folds(args.n_folds, args.split_name)
+        folds = make_folds(hot, n_folds, args.seed, args.metadata, clusters)
+    images.insert(2, "Fold", folds)
     cells = follow_images(args.cell_metadata, images, labelled, args.metadata) if args.cell_metadata else None
     if clusters is not None:
         check_folds(images, "Cluster", "images.csv")
     write_table(images, folder / "images.csv")
     if cells is not None:
         write_table(cells, folder / "cells.csv")
+    if args.tables:
+        write_fold_tables(args.metadata, competition.ID_COLUMN, images, folder)
     print(count_labels(hot, images["Fold"].to_numpy(), competition.CLASSES).to_string())  # noqa: T201
 
 
@@ -104,6 +115,31 @@ def make_folds(hot: np.ndarray, n_folds: int, seed: int, name: str, clusters: pd
     for fold, (_, rows) in enumerate(splitter.split(hot, hot)):
         folds[rows] = fold
     return folds[which]
+
+
+def hold_out(hot: np.ndarray, count: int, seed: int, name: str, clusters: pd.Series | None = None) -> np.ndarray:
+    """0 for `count` rows of a multi-hot array (N, C), stratified, and 1 for the others, (N,). name: the file."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+    if clusters is not None:
+        raise UserError("--holdout and --groups do not go together; make folds with --n_folds")
+    if not 0 < count < len(hot):
+        raise UserError(f"--holdout {count} must be above 0 and below the {len(hot)} images of {name}")
+    splitter = MultilabelStratifiedShuffleSplit(1, test_size=count, random_state=seed)
+    folds = np.ones(len(hot), np.int64)
+    folds[next(splitter.split(hot, hot))[1]] = 0
+    # The labels decide the size there, so it can be a few off.
+    extra = int((folds == 0).sum()) - count
+    moved = rng(seed, "holdout").permutation(np.flatnonzero(folds == (0 if extra > 0 else 1)))[: abs(extra)]
+    folds[moved] = 1 - folds[moved]
+    return folds
+
+
+def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:
+    """`fold<k>.csv` for each fold: the rows of the table at `path` whose `column` is an image of the fold."""
+    table = read_table(path, {column: str})
+    for fold, own in images.groupby("Fold"):
+        write_table(table[table[column].isin(own["ID"])], folder / f"fold{fold}.csv")
 
 
 def follow_images(path: str, images: pd.DataFrame, labelled: pd.DataFrame, name: str) -> pd.DataFrame:

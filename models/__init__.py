@@ -55,7 +55,7 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "maskrcnn_<timm>": mask_rcnn,
     "yolox_<size>": lambda size, *rest, **options: yolox(f"yolox_{size}", *rest, **options),
 }
-# Networks that say which class each pixel is of -> the same, where the last of num_classes is the background
+# Networks that say which class each pixel is of -> the same; the background's map, one more, is the last
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {"unet_<timm>": attention_unet}
 ARCHITECTURES = (*DETECTORS, *SEGMENTERS, *MODELS)
 

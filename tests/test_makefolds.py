@@ -207,3 +207,27 @@ def test_the_whole_table_in_clusters_stays_balanced(real_data: Path, tmp_path: P
     common = hot.sum(axis=0) >= 500
     assert (np.abs(shares - 0.1)[:, common] < 0.01).all()
     assert table["Fold"].value_counts().between(2_050, 2_310).all()
+
+
+def test_a_holdout_of_any_size(tmp_path: Path) -> None:
+    rows = "".join(f"i{number},{number % 3}\n" for number in range(40))
+    path = tmp_path / "train.csv"
+    path.write_text("ID,Label\n" + rows, encoding="utf-8")
+    flags = ["--metadata", str(path), "--folds_dir", str(tmp_path / "folds"), "--split_name", "held", "--tables"]
+    for count in (1, 7, 13, 39):
+        makefolds.main([*flags, "--holdout", str(count)])
+        images = pd.read_csv(tmp_path / "folds" / "held" / "images.csv")
+        assert (images["Fold"] == 0).sum() == count and (images["Fold"] == 1).sum() == 40 - count
+        tables = [pd.read_csv(tmp_path / "folds" / "held" / f"fold{fold}.csv") for fold in (0, 1)]
+        assert [len(table) for table in tables] == [count, 40 - count]
+        assert set(tables[0]["ID"]) == set(images["ID"][images["Fold"] == 0])
+    by_label = images_of_fold(tmp_path, flags, 12)["Label"].value_counts()
+    assert by_label.min() >= 3
+    for count in (40, -1):
+        with pytest.raises(UserError, match=f"--holdout {count} must be above 0 and below the 40 images"):
+            makefolds.main([*flags, "--holdout", str(count)])
+
+
+def images_of_fold(folder: Path, flags: list[str], count: int) -> pd.DataFrame:
+    makefolds.main([*flags, "--holdout", str(count)])
+    return pd.read_csv(folder / "folds" / "held" / "fold0.csv")

@@ -1,0 +1,172 @@
+"""Finders through the scripts: folds, training, cells found and cut, the classifier on top, bad input."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_scenes import CLASSES, make_small_scenes
+
+import makefolds
+import segment
+import train
+from cells.network_finder import Fusing, fuse_finds, undo_boxes
+from cells.store import Store
+from common.errors import UserError
+
+ARCH = "centernet_fpn_tf_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = make_small_scenes(tmp_path_factory.mktemp("scenes"))
+    makefolds.main([*common(folder), "--metadata", str(folder / "train.csv"), *split(folder), "--holdout", "3"])
+    return folder
+
+
+def common(folder: Path) -> list[str]:
+    return ["--competition", "cytologia", "--classes", CLASSES]
+
+
+def split(folder: Path) -> list[str]:
+    return ["--folds_dir", str(folder / "folds"), "--split_name", "held"]
+
+
+def train_flags(folder: Path, *more: str) -> list[str]:
+    return [
+        *common(folder), *split(folder), "--out_dir", "Detector", "--result_dir", str(folder / "results"),
+        "--arch", ARCH,
+        "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images"), "--img_size", "96",
+        "--crop_size", "96", "--batch_size", "4", "--epochs", "2", "--warmup_epochs", "0", "--optimizer", "AdamW",
+        "--lr", "0.002", "--mosaic_epochs", "0", "--augment", "riva", "--ema", "0.5", "--gpu_id", "cpu", *more,
+    ]  # fmt: skip
+
+
+def segment_flags(folder: Path, out: Path, *more: str) -> list[str]:
+    flags = [*common(folder), "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images")]
+    for name in ("meta_dir", "crop_dir", "img_dir", "cache_dir"):
+        flags += [f"--{name}", str(out / name)]
+    return [*flags, "--img_size", "64", "--workers", "0", "--gpu_id", "cpu", *more]
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> Path:
+    train.main(train_flags(data))
+    return data / "results" / "models" / "Detector" / "fold0"
+
+
+@pytest.mark.slow
+def test_a_detector_is_trained_and_goes_on(data, trained, tmp_path):
+    log = pd.read_csv(trained / "log.csv")
+    assert log["epoch"].tolist() == [1, 2] and {"mAP", "AP50", "train_heatmap", "train_size"} <= set(log)
+    flags = [*train_flags(data), "--result_dir", str(tmp_path)]
+    train.main([*flags, "--epochs", "1"])
+    train.main(flags)
+    again = tmp_path / "models" / "Detector" / "fold0"
+    assert pd.read_csv(again / "log.csv").equals(log)
+    first, second = (torch.load(one / "002.pth", weights_only=True)["model"] for one in (trained, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_a_detector_finds_cells(data, trained, tmp_path):
+    weights = str(trained / "best.pth")
+    flags = segment_flags(data, tmp_path, "--weights", f"{weights},{weights}", "--augment", "default,fliplr")
+    assert segment.main([*flags, "--score_threshold", "0.0", "--max_cells", "7"]) is None
+    cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
+    assert len(cells) and cells.groupby("ImageID").size().max() <= 7
+    assert cells["score"].between(0, 1).all() and (cells["x2"] > cells["x1"]).all() and (cells["x2"] <= 96).all()
+    assert set(cells["Label"]) == {0}
+    store = Store(tmp_path / "crop_dir" / "train")
+    row = cells.iloc[0]
+    crop = store.read(row["ImageID"], row["CellID"])
+    assert crop.shape[2] == 3 and abs(crop.shape[0] - 32 - max(row["x2"] - row["x1"], row["y2"] - row["y1"])) <= 1
+
+
+def test_true_cells_are_cut_with_their_own_labels(data, tmp_path):
+    assert segment.main(segment_flags(data, tmp_path, "--finder", "truth")) is None
+    cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
+    truth = pd.read_csv(data / "train.csv")
+    assert len(cells) == len(truth) and (cells["keep"] == 1).all() and (cells["score"] == 1).all()
+    assert [CLASSES.split(",")[label] for label in cells["Label"]] == truth["class"].tolist()
+    makefolds.main(
+        [*common(data), "--metadata", str(data / "train.csv"), *split(data), "--holdout", "3",
+         "--cell_metadata", str(tmp_path / "meta_dir" / "train_cell.csv")]
+    )  # fmt: skip
+    train.main(
+        [*common(data), *split(data), "--out_dir", "Classes", "--result_dir", str(tmp_path), "--cell", "cell",
+         "--arch", "test_resnet", "--img_path", str(tmp_path / "crop_dir"), "--img_size", "32", "--crop_size", "32",
+         "--batch_size", "4", "--epochs", "2", "--lr", "0.003", "--gpu_id", "cpu", "--mixup", "0", "--cutmix", "0",
+         "--loss", "WeightedCrossEntropy", "--label_smoothing", "0.1", "--sample", "-1"]
+    )  # fmt: skip
+    log = pd.read_csv(tmp_path / "models" / "Classes" / "fold0" / "log.csv")
+    assert {"macro_f1", "accuracy", "AP Red"} <= set(log)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_classes", "2"], "--num_classes 2: cytologia has 3 classes"),
+        (["--augment", "stained_crop"], "--augment stained_crop is not known; choose from: riva"),
+        (["--arch", "centernet_vit_tiny_patch16_224"], "--arch: vit_tiny_patch16_224 cannot be a CenterNet's backbone"),
+        (["--arch", "yolox_huge"], "yolox_huge is not known"),
+        (["--root_dir", "none"], "--root_dir does not exist: none"),
+        (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
+    ],
+)
+def test_bad_training_flags(data, flags, message):
+    with pytest.raises(UserError, match=message):
+        train.main(train_flags(data, "--out_dir", "bad", *flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--finder must be given for cytologia: network with --weights, or truth"),
+        (["--finder", "watershed"], "--finder watershed is for the channels of hpa"),
+        (["--finder", "network"], "--finder network needs --weights"),
+        (["--finder", "truth", "--weights", "x.pth"], "--finder truth does not use --weights, it belongs to network"),
+        (["--weights", "none.pth"], "--weights does not exist: none.pth"),
+        (["--truth", "none.csv"], "does not exist: none.csv"),
+    ],
+)
+def test_bad_finder_flags(data, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        segment.main(segment_flags(data, tmp_path, *flags))
+
+
+@pytest.mark.slow
+def test_weights_for_other_classes(data, trained, tmp_path):
+    path = tmp_path / "three.pth"
+    content = torch.load(trained / "best.pth", weights_only=True)
+    content["settings"]["num_classes"] = 4
+    torch.save(content, path)
+    with pytest.raises(UserError, match="three.pth was trained with --num_classes 4, 3 is right here"):
+        segment.main(segment_flags(data, tmp_path, "--weights", str(path)))
+
+
+def test_boxes_of_views_by_hand():
+    """A box at the upper left of an image 20 high and 30 wide, as it looks in each view."""
+    box = np.array([[1.0, 2.0, 4.0, 8.0]])
+    seen = {
+        "default": [1, 2, 4, 8], "fliplr": [26, 2, 29, 8], "flipud": [1, 12, 4, 18], "transpose": [2, 1, 8, 4],
+        "flipud_transpose": [12, 1, 18, 4],
+    }  # fmt: skip
+    for view, expected in seen.items():
+        np.testing.assert_allclose(undo_boxes(np.array([expected], float), view, (20, 30)), box)
+
+
+def test_two_networks_agree():
+    """Two boxes of one cell become one, a box that one network alone sees counts half; classes stay apart."""
+    one = {"boxes": np.array([[0.0, 0, 10, 10]]), "scores": np.array([0.8]), "labels": np.array([0.0])}
+    two = {
+        "boxes": np.array([[0.0, 0, 10, 12], [50, 50, 60, 60], [0, 0, 10, 10]]),
+        "scores": np.array([0.8, 0.6, 0.5]), "labels": np.array([0.0, 0, 1]),
+    }  # fmt: skip
+    boxes, scores, labels = fuse_finds([one, two], Fusing("wbf", 0.5, 12, 0.0, 0.5, 10))
+    assert labels.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(boxes[0], [0, 0, 10, 11])
+    np.testing.assert_allclose(scores, [0.8, 0.3, 0.25])
+    boxes, scores, labels = fuse_finds([one, two], Fusing("nms", 0.5, 12, 0.0, 0.5, 10))
+    assert len(boxes) == 3 and scores.max() == 0.8
