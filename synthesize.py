@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int | None:
     settings = {"competition": args.competition, "version": module.VERSION, **asdict(request)}
     with sole_writer(args.out_dir):
         claim_folder(args.out_dir, settings, args.overwrite)
+        for left_over in args.out_dir.rglob(".*.tmp*"):  # of a run that was killed
+            left_over.unlink()
         draw_all(args.competition, args.out_dir, request, counts, args.jobs)
         cells = module.write_tables(args.out_dir, request, counts)
     for split, count in counts.items():

@@ -59,10 +59,15 @@ CYTOPLASM = {
     "cyan": density(158, 208, 210), "pink": density(240, 176, 168), "orange": density(240, 188, 138),
     "grey": density(188, 196, 216),
 }  # fmt: skip
-HUES = {"SCC": (0.15, 0.15, 0.6, 0.1), "HSIL": (0.45, 0.15, 0.1, 0.3), "ASCH": (0.45, 0.2, 0.1, 0.25)}
+HUES = {
+    "ENDO": (0.35, 0.15, 0.05, 0.45),
+    "SCC": (0.15, 0.15, 0.6, 0.1),
+    "HSIL": (0.45, 0.15, 0.1, 0.3),
+    "ASCH": (0.45, 0.2, 0.1, 0.25),
+}
 CHROMATIN = density(118, 92, 152)
 MUCUS = density(206, 228, 230)
-SPACING = 34  # pixels between the centres of two nuclei
+SPACING = 42  # pixels between the centres of two nuclei
 
 
 @dataclass
@@ -206,7 +211,7 @@ def _draw_body(smear: Smear, spot: Spot) -> tuple[float, float, float]:
     middle = spot.point
     if look.snug or spot.name == "ENDO":
         longer = draw.uniform(1.3, 4.5) if spot.name == "SCC" else draw.uniform(1.0, 1.4)
-        contour, thick = outline(draw, size, longer, angle, 0.1), draw.uniform(0.9, 2.0)
+        contour, thick = outline(draw, size, longer, angle, 0.1), draw.uniform(0.7, 1.2 if spot.name == "ENDO" else 2.0)
     else:
         contour, thick = outline(draw, size, draw.uniform(1, 1.5), None, 0.1, 4, int(draw.integers(9, 15))), 1.0
         middle = middle + draw.normal(0, 0.14 * size, 2)

@@ -13,6 +13,8 @@ from cells import rle
 from cells.table import read_table
 from common.errors import UserError
 from common.seeds import rng
+from competitions import neurons as neurons_form
+from competitions import pannuke as pannuke_form
 from synthesis import neurons, pannuke, pictures
 from synthesis.pictures import Request
 
@@ -105,6 +107,24 @@ def test_run_lengths_are_those_of_the_drawn_cells(made):
     assert set(rows["cell_type"]) == {cell_type} and len(rows) == labels.max()
     for number, text in enumerate(rows["annotation"], start=1):
         assert (rle.decode(text, 160, 200) == (labels == number)).all()
+
+
+def test_the_competitions_modules_read_the_truth(made):
+    cells = pannuke_form.read_cells(made["pannuke"])
+    masks = [np.load(made["pannuke"] / f"fold{fold}" / "masks.npy") for fold in (1, 2, 3)]
+    assert len(cells) == sum(int(tile[..., :5].max()) for fold in masks for tile in fold)
+    assert list(neurons_form.CLASSES) == sorted(neurons.CLASSES, key=neurons_form.CLASSES.index)
+    assert pannuke_form.CLASSES == pannuke.CLASSES
+    for table, split in (("train.csv", "train"), ("test_truth.csv", "test")):
+        rows = read_table(made["neurons"] / table, neurons.COLUMNS)
+        assert len(neurons_form.read_cells(made["neurons"] / table, made["neurons"] / split)) == len(rows)
+
+
+def test_what_a_killed_run_left_is_removed(made, tmp_path):
+    folder = make(tmp_path / "killed", "neurons")
+    (folder / "train" / ".0123.999.tmp.png").write_bytes(b"half")
+    make(folder, "neurons")
+    assert files(folder) == files(made["neurons"])
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -13,6 +13,8 @@ import synthesize
 from cells.table import read_table
 from common.errors import UserError
 from common.seeds import rng
+from competitions import cytologia as cytologia_form
+from competitions import riva as riva_form
 from synthesis import blood, cytologia, pictures, riva
 from synthesis.pictures import Request
 
@@ -77,6 +79,20 @@ def test_cytologia_has_the_challenges_form(made):
     test = read_table(folder / "test.csv", {"trustii_id": int, "NAME": str}, key=["trustii_id"])
     truth = read_table(folder / "test_truth.csv", cytologia.COLUMNS)
     assert test["NAME"].tolist() == truth["NAME"].tolist()
+
+
+def test_the_competitions_modules_read_the_truth(made):
+    assert tuple(riva_form.CLASSES) == riva.CLASSES and tuple(cytologia_form.CLASSES)[:23] == blood.CLASSES
+    for module, name, table, images in (
+        (riva_form, "riva", "annotations/val.csv", "images/val"),
+        (cytologia_form, "cytologia", "train.csv", "train"),
+        (cytologia_form, "cytologia", "test_truth.csv", "test"),
+    ):
+        path = made[name] / table
+        assert len(module.read_cells(path, made[name] / images)) == len(path.read_text().splitlines()) - 1
+    assert len(riva_form.read_metadata(made["riva"] / "sample_submission.csv")) == 3
+    wanted = cytologia_form.read_metadata(made["cytologia"] / "test.csv")["Count"]
+    assert wanted.sum() == len(read_table(made["cytologia"] / "test_truth.csv", cytologia.COLUMNS))
 
 
 @pytest.mark.parametrize("name", MODULES)
