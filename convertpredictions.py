@@ -38,7 +38,7 @@ from common.files import existing, safe_name
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--competition", default="hpa", help="whose classes: " + ", ".join(competitions.COMPETITIONS))
+    competitions.add_flags(parser)
     parser.add_argument("--dataset", default="test", help="which predictions; valid = out-of-fold")
     parser.add_argument("--augment", default="default", help="views: default, all or a comma-separated list")
     parser.add_argument("--model", required=True, help="--out_dir of train.py and test.py")
@@ -60,7 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Find the raw predictions, average them, put them in order, write the table."""
     args = get_args_parser().parse_args(argv)
-    classes = competitions.get(args.competition).CLASSES
+    classes = competitions.get(args.competition, args.classes).CLASSES
     own = competitions.get(args.competition, nuclei=args.cellorimage == "nucleus").CLASSES
     wanted = wanted_rows(args)
     ids, probs = gather(find_files(args), len(own), args.dataset == "valid", bool(args.rank))
