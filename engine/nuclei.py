@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,15 @@ from engine.samples import CropReader, dataset_folders, find, split_key
 
 Box = tuple[int, int, int, int]
 PROTEIN = 1  # the channel that the classes are of
+
+
+@lru_cache(maxsize=2)  # prediction asks for the cells of an image one after another
+def read_labels(path: Path, written: int) -> np.ndarray:
+    """A label image (height, width); written: when the file was, so that a newer one is read again."""
+    labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise UserError(f"{path} is not a readable image; run segment.py again")
+    return labels
 
 
 @dataclass
@@ -35,13 +45,11 @@ class NucleusReader(CropReader):
         image, cell = split_key(key)
         crop = super().__call__(key, None)[..., self.channel]
         path = existing(find(self.labels, image, ".nuclei.png") or self.labels[0] / f"{image}.nuclei.png", "nuclei")
-        labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise UserError(f"{path} is not a readable image; run segment.py again")
         x1, y1, x2, y2 = self.boxes[key]
-        if labels[y1:y2, x1:x2].shape != (y2 - y1, x2 - x1) or len(crop) != max(y2 - y1, x2 - x1):
+        inside = (read_labels(path, path.stat().st_mtime_ns)[y1:y2, x1:x2] == cell).astype(np.uint8)
+        if inside.shape != (y2 - y1, x2 - x1) or len(crop) != max(inside.shape):
             raise UserError(f"{path} does not go with the crop of cell {cell}; run segment.py again")
-        inside = cut_cell(np.ones_like(labels), labels, cell, (x1, y1, x2, y2))
+        inside = cut_cell(inside, inside, 1, (0, 0, x2 - x1, y2 - y1))
         box = boxes(inside).get(1)
         return resize(cut_cell(crop, inside, 1, box), size) if box else np.zeros((size, size), np.uint8)
 

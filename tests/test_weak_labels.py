@@ -189,7 +189,7 @@ def test_refusals_of_prediction(data):
     arch = "pooled_test_resnet"
     if not (data / "results" / "models" / arch).exists():
         train.main(flags(data, arch))
-    with pytest.raises(UserError, match="by --cache_dir"):
+    with pytest.raises(UserError, match="by the label images of --cache_dir"):
         predict.main(predict_flags(data, arch, "images", "--cellorimage", "cell"))
     with pytest.raises(UserError, match="--seed 1: a random crop would cut off cells"):
         more = ["--cellorimage", "cell", "--cache_dir", str(data / "cache"), "--seed", "1"]
