@@ -119,3 +119,13 @@ def test_views_do_not_mix_cells_up():
 def test_transformers_without_a_map_are_refused():
     with pytest.raises(UserError, match="needs a map of rows and columns"):
         model("pooled_vit_tiny_patch16_224").eval()(scene(1))
+
+
+def test_half_precision_pools_in_full():
+    net, images = model(pool="attention").train(), scene(3, 2)
+    with torch.autocast("cpu", torch.float16):
+        losses = net(images, torch.eye(5)[:2])
+        sum(losses.values()).backward()
+        out = net.eval()(images)
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    assert out["probs"].dtype == torch.float32 and out["probs"].isfinite().all()

@@ -130,3 +130,13 @@ def test_cells_of_label_images():
     expected = torch.cat([cell_scores(*row) for row in zip(whole["cams"], labels, whole["probs"], strict=True)])
     torch.testing.assert_close(out["probs"], expected)
     assert out["probs"].shape == (3, 5)
+
+
+def test_half_precision_scores_in_full():
+    net, targets = model().train(), torch.eye(5)[:2]
+    with torch.autocast("cpu", torch.float16):
+        losses = net(pixels(2), targets)
+        sum(losses.values()).backward()
+        out = net.eval()(pixels(2))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert out["probs"].dtype == out["cams"].dtype == torch.float32
