@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cells.instances import class_instances, drop_small, merge_channels, otsu_watershed, split_cells
+from cells.instances import class_instances, drop_small, merge_channels, otsu_watershed, split_cells, texture_watershed
 
 
 def discs(*places, shape=(80, 120), value=1, background=0) -> np.ndarray:
@@ -108,3 +108,13 @@ def test_baseline_finds_light_and_dark_discs(depth, colours, dark):
 
 def test_baseline_sees_nothing_in_an_even_image():
     assert not otsu_watershed(np.full((20, 30), 9, np.uint8)).any()
+    assert not texture_watershed(np.full((20, 30), 9, np.uint8)).any()
+
+
+def test_baseline_of_phase_contrast_finds_rough_discs_on_smooth_ground():
+    noise = np.random.default_rng(0).normal(0, 30, (80, 120))
+    cells = discs((25, 40, 16), (85, 40, 20))
+    labels = texture_watershed((128 + noise * cells).astype(np.uint8))
+    assert labels.max() == 2 and labels[40, 25] and labels[40, 85]
+    assert (labels[cells > 0] > 0).mean() > 0.95
+    assert (labels > 0).sum() < 1.7 * (cells > 0).sum()  # the texture reaches a little beyond the edge
