@@ -8,7 +8,7 @@ from skimage.morphology import local_maxima, reconstruction
 from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas
 
-NECK = 0.1  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
+NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell

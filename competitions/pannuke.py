@@ -30,6 +30,7 @@ CLASS_WEIGHTS = None  # measured from the training fold
 CELL_LABELS = True  # every nucleus has its own label
 BOX_SIZE = None  # boxes are as large as their nuclei
 MAX_DETECTIONS = 1000  # an image
+IMAGE_SIZE = 256
 
 TISSUES = (
     "Adrenal_gland", "Bile-duct", "Bladder", "Breast", "Cervix", "Colon", "Esophagus", "HeadNeck", "Kidney", "Liver",
@@ -38,25 +39,23 @@ TISSUES = (
 
 CHANNELS = ("red", "green", "blue")
 CHANNEL_NAMES = CHANNELS
-# `prepare_image` normalises each image by itself; the networks, which divide by 255, are to leave its result as it is.
-MEAN = (0.0, 0.0, 0.0)
-STD = (1 / 255, 1 / 255, 1 / 255)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 SCORE = "mPQ"
 
 # The published settings (X-SIGHT), and its plain variant; a flag that is not given takes the first ones.
 TRAIN_DEFAULTS = {
     "segment": {
-        "arch": "attention_unet_resnet34", "loss": "DiceFocalBoundary", "scheduler": "onecycle", "lr": 3e-4,
-        "weight_decay": 1e-4, "epochs": 60, "batch_size": 16, "effective_batch": 16, "clipnorm": 1.0, "img_size": 256,
-        "in_channels": 3, "ema": 0.9999, "swa_epoch": 30, "mixup": 0.4, "mix_share": 0.3, "patience": 15,
-        "progressive": True,
+        "arch": "unet_resnet34", "loss": "DiceFocalBoundary", "optimizer": "AdamW", "lr": 3e-4, "weight_decay": 1e-4,
+        "scheduler": "onecycle", "epochs": 60, "patience": 15, "batch_size": 16, "effective_batch": 16, "clipnorm": 1.0,
+        "ema": 0.9999, "mixup": 0.4, "mix_share": 0.3, "img_size": 256, "crop_size": 256, "in_channels": 3,
+        "split_name": "pannuke_folds3",
     },
 }  # fmt: skip
 TRAIN_BACKUP = {
     "segment": {
-        **TRAIN_DEFAULTS["segment"], "loss": "FrequencyDice", "scheduler": "warmup_cosine", "lr": 2e-4,
-        "weight_decay": 0.0, "ema": 0.0, "swa_epoch": 0, "mix_share": 0.0, "progressive": False,
+        **TRAIN_DEFAULTS["segment"], "loss": "FrequencyDice", "optimizer": "Adam", "lr": 2e-4, "weight_decay": 0.0,
+        "scheduler": "cosine", "warmup_epochs": 5, "ema": 0.0, "mixup": 0.0, "mix_share": 0.0, "mixed_precision": 0,
     },
 }  # fmt: skip
 
@@ -117,8 +116,11 @@ def standardize(image: np.ndarray) -> np.ndarray:
 
 
 def prepare_image(image: np.ndarray) -> np.ndarray:
-    """What a network gets to see of an image, the same in training and inference: RGB uint8 -> float32."""
-    return standardize(equalize(image))
+    """What a network gets to see of an image, the same in training and inference: RGB uint8 -> float32 (H, W, 3).
+
+    The numbers are such that the networks' own normalising, by MEAN and STD, makes of them the standardised image.
+    """
+    return ((standardize(equalize(image)) * STD + MEAN) * 255).astype(np.float32)
 
 
 def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
