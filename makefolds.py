@@ -112,7 +112,7 @@ def make_folds(hot: np.ndarray, n_folds: int, seed: int, name: str, clusters: pd
         raise UserError(f"{name} has {len(hot)} {kind}, which is fewer than {n_folds} folds; give a smaller --n_folds")
     folds = np.empty(len(hot), np.int64)
     splitter = MultilabelStratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(splitter.split(hot, hot)):
+    for fold, (_, rows) in enumerate(splitter.split(hot, at_least_two(hot))):
         folds[rows] = fold
     return folds[which]
 
@@ -127,12 +127,17 @@ def hold_out(hot: np.ndarray, count: int, seed: int, name: str, clusters: pd.Ser
         raise UserError(f"--holdout {count} must be above 0 and below the {len(hot)} images of {name}")
     splitter = MultilabelStratifiedShuffleSplit(1, test_size=count, random_state=seed)
     folds = np.ones(len(hot), np.int64)
-    folds[next(splitter.split(hot, hot))[1]] = 0
+    folds[next(splitter.split(hot, at_least_two(hot)))[1]] = 0
     # The labels decide the size there, so it can be a few off.
     extra = int((folds == 0).sum()) - count
     moved = rng(seed, "holdout").permutation(np.flatnonzero(folds == (0 if extra > 0 else 1)))[: abs(extra)]
     folds[moved] = 1 - folds[moved]
     return folds
+
+
+def at_least_two(hot: np.ndarray) -> np.ndarray:
+    """A multi-hot array (N, C) with its column twice if it has one alone, which is not multilabel for scikit-learn."""
+    return hot if hot.shape[1] > 1 else np.hstack([hot, hot])
 
 
 def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:

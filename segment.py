@@ -64,7 +64,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fuse_distance", type=float, default=12, help="centre: pixels between centres of one cell")
     parser.add_argument("--score_threshold", type=float, default=0.05, help="network: cells with a lower score go")
     parser.add_argument("--nms_iou", type=float, default=0.5, help="network: of two that overlap more the better stays")
-    parser.add_argument("--max_cells", type=int, default=300, help="network: at most so many cells an image")
+    parser.add_argument(
+        "--max_cells", type=int, help="network: at most so many cells an image; default: 300, or the competition's most"
+    )
+    parser.add_argument(
+        "--tile", type=int, default=0, help="network: look at tiles of so many pixels a side, each at the size that it "
+        "was trained at; 0: at whole images",
+    )  # fmt: skip
     parser.add_argument("--gpu_id", default="0", help="networks: a GPU, or cpu; without any GPU the CPU is used")
     parser.add_argument(
         "--edge_rule", default="published", choices=[*RULES, "none"],

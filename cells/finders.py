@@ -80,18 +80,20 @@ def label_hpacellseg(image: np.ndarray, prediction: Any, rules: Rules) -> Found:
 
 
 def make_network(args: argparse.Namespace) -> Finder:
-    """The finder `network`: detectors that train.py trained, alone or together."""
+    """The finder `network`: detectors or networks of class maps that train.py trained, alone or together."""
     from cells.network_finder import Fusing, NetworkFinder
     from engine.device import describe, make_fabric
 
     if not args.weights:
         raise UserError("--finder network needs --weights, checkpoints of train.py joined by commas")
     fabric = make_fabric(args.gpu_id, mixed_precision=True)
-    fusing = Fusing(args.fuse, args.fuse_iou, args.fuse_distance, args.score_threshold, args.nms_iou, args.max_cells)
+    competition = competitions.get(args.competition, args.classes)
+    most = args.max_cells or max(300, competition.MAX_DETECTIONS)
+    fusing = Fusing(args.fuse, args.fuse_iou, args.fuse_distance, args.score_threshold, args.nms_iou, most)
     views = parse_views(args.augment)
     paths = args.weights.split(",")
-    finder = NetworkFinder(paths, competitions.get(args.competition, args.classes), views, fusing, fabric)
-    settings = {"weights": [digest(path) for path in paths], "views": views, **fusing._asdict()}
+    finder = NetworkFinder(paths, competition, views, fusing, fabric, args.tile)
+    settings = {"weights": [digest(path) for path in paths], "views": views, "tile": args.tile, **fusing._asdict()}
     return Finder(finder.label, finder.predict, settings=settings, about=describe(fabric))
 
 

@@ -1,28 +1,35 @@
 """Cells found by networks that train.py trained: one or several checkpoints, in one or several views, fused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn import functional
 
-from augment.scenes import Scene, fitted, letterbox
-from augment.views import VIEWS, apply_view
+from augment.scenes import FILL, fitted, scaled
+from augment.views import VIEWS, apply_view, undo_view
 from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
 from cells.crops import to_uint8
 from cells.finders import Found
+from cells.found_masks import cut_from_box
+from cells.instance_fusion import fuse_instances
+from cells.instances import class_instances
+from cells.overlaps import Cut, remove_overlaps
+from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError, choose
 from competitions import Competition
 from engine.checkpoints import load_model, read
-from engine.scenes import to_pixels
-from models import build_detector, task_of
+from engine.scenes import network_input
+from models import build_detector, finds_masks, task_of
 from tasks.detect import detector_options
 
 MULTIPLE = 32  # what networks need of an input's sides
 FUSIONS = ("wbf", "centre", "nms")
+BATCH = 8  # images or tiles at once
 
 
 class Fusing(NamedTuple):
@@ -36,50 +43,130 @@ class Fusing(NamedTuple):
     most: int  # cells an image, those with the highest scores
 
 
+class Masks(NamedTuple):
+    """The cells of an image as masks cut to their boxes, with scores (n,) and classes (n,); they may overlap."""
+
+    cuts: list[Cut]
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Piece(NamedTuple):
+    """An image, or a tile of one: its place in the batch, its upper left corner (y, x), its pixels (h, w, C), and the
+    shape (height, width) that the network sees it at.
+    """
+
+    image: int
+    corner: tuple[int, int]
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
 class NetworkFinder:
-    """Checkpoints of detectors as a finder; images are read at the size that each was trained at."""
+    """Checkpoints of detectors, or of networks of class maps, as a finder.
+
+    Images are read at the size that each was trained at; with `tile`, in tiles of so many pixels at that size, and
+    smaller images at the same scale.
+    """
 
     def __init__(
-        self, paths: Sequence[str], competition: Competition, views: Sequence[str], fusing: Fusing, fabric: Fabric
-    ):
+        self, paths: Sequence[str], competition: Competition, views: Sequence[str], fusing: Fusing, fabric: Fabric,
+        tile: int = 0,
+    ):  # fmt: skip
         choose(dict.fromkeys(FUSIONS), fusing.how, "--fuse")
-        self.views, self.fusing, self.fabric = views, fusing, fabric
-        self.box_size = competition.BOX_SIZE
+        if tile < 0:
+            raise UserError(f"--tile {tile} must be a number of pixels, or 0 for whole images")
+        self.competition, self.views, self.fusing, self.fabric, self.tile = competition, views, fusing, fabric, tile
         self.networks = [open_network(path, competition, fabric) for path in paths]
+        kinds = {task_of(settings["arch"]) + "+masks" * finds_masks(settings["arch"]) for _, settings in self.networks}
+        if len(kinds) > 1:
+            raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
+        self.maps = kinds == {"segment"}
+        if self.maps and len({settings["num_classes"] for _, settings in self.networks}) > 1:
+            raise UserError("--weights: class maps of different --num_classes cannot be averaged")
 
-    def predict(self, images: list[np.ndarray]) -> list[Found]:
-        """The fused cells of each image, (H, W, C)."""
+    def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
+        """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
+        if self.maps:
+            sums = [self._mapped(model, settings, images) for model, settings in self.networks]
+            return [sum(parts) / len(parts) for parts in zip(*sums, strict=True)]
         parts = [self._finds(model, settings, images) for model, settings in self.networks]
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
-        return [self._fused(own, image) for own, image in zip(finds, images, strict=True)]
+        return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]
 
     @staticmethod
-    def label(image: np.ndarray, prediction: Found) -> Found:
-        """The prediction is the cells already."""
-        return prediction
+    def label(image: np.ndarray, prediction: Found | Masks | np.ndarray) -> Found:
+        """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split."""
+        if isinstance(prediction, Found):
+            return prediction
+        if isinstance(prediction, Masks):
+            return found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
+        return found_in_maps(prediction)
+
+    def _pieces(self, images: list[np.ndarray], img_size: int) -> list[list[Piece]]:
+        """The images, or their tiles, in lists of one size that fit into a batch."""
+        by_shape: dict[tuple, list[Piece]] = {}
+        for index, image in enumerate(images):
+            side = self.tile or max(image.shape)
+            for y, x in tile_corners(image.shape[:2], side):
+                pixels = image[y : y + side, x : x + side]
+                longer = max(pixels.shape[:2])
+                size = fitted(*pixels.shape[:2], round(img_size * longer / side) or 1)
+                by_shape.setdefault(pixels.shape, []).append(Piece(index, (y, x), pixels, size))
+        return [own[first : first + BATCH] for own in by_shape.values() for first in range(0, len(own), BATCH)]
+
+    def _batches(self, images: list[np.ndarray], settings: dict) -> Iterator[tuple[list[Piece], torch.Tensor]]:
+        """Pieces with what the network sees of them."""
+        for pieces in self._pieces(images, settings["img_size"]):
+            canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
+            inputs = [to_input(piece.pixels, piece.size, canvas, self.competition) for piece in pieces]
+            yield pieces, torch.stack(inputs).to(self.fabric.device)
 
     def _finds(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[list[dict]]:
-        """What one network finds in each image, a dict of boxes in the image's pixels, scores, labels for each view."""
-        found = [[] for _ in images]
-        by_shape: dict[tuple, list[int]] = {}
-        for index, image in enumerate(images):
-            by_shape.setdefault(image.shape, []).append(index)
-        for shape, members in by_shape.items():
-            new = fitted(*shape[:2], settings["img_size"])
-            canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in new)
-            batch = torch.stack([to_input(images[index], canvas) for index in members]).to(self.fabric.device)
-            for view in self.views:
-                for index, one in zip(members, predict_view(model, batch, view), strict=True):
-                    found[index].append(one | {"boxes": to_pixels(one["boxes"], shape[:2], new)})
-        return found
+        """What one network finds in each image: a dict of boxes in the image's pixels, scores, labels (and masks on the
+        boxes) for each view.
+        """
+        found = [[[] for _ in self.views] for _ in images]
+        for pieces, batch in self._batches(images, settings):
+            for place, view in enumerate(self.views):
+                for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
+                    found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
+        return [[joined(parts) for parts in own] for own in found]
 
-    def _fused(self, finds: list[dict], image: np.ndarray) -> Found:
-        boxes, scores, labels = fuse_finds([self._good(one) for one in finds], self.fusing)
+    def _mapped(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[np.ndarray]:
+        """The class maps of each image, (K, H, W) float32, the mean of all views and, where tiles overlap, of tiles."""
+        sums = [np.zeros((settings["num_classes"] + 1, *image.shape[:2]), np.float32) for image in images]
+        weights = [np.zeros(image.shape[:2], np.float32) for image in images]
+        for pieces, batch in self._batches(images, settings):
+            mean = sum(map_view(model, batch, view) for view in self.views) / len(self.views)
+            height, width = pieces[0].pixels.shape[:2]
+            seen = mean[..., : pieces[0].size[0], : pieces[0].size[1]]
+            seen = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True).cpu().numpy()
+            weight = taper(height, width)
+            for piece, probs in zip(pieces, seen, strict=True):
+                y, x = piece.corner
+                sums[piece.image][:, y : y + height, x : x + width] += probs * weight
+                weights[piece.image][y : y + height, x : x + width] += weight
+        return [total / weight for total, weight in zip(sums, weights, strict=True)]
+
+    def _fused(self, finds: list[dict], shape: tuple[int, int]) -> Found | Masks:
+        finds = [self._good(one) for one in finds]
+        boxes, scores, labels = (np.concatenate([one[name] for one in finds]) for name in ("boxes", "scores", "labels"))
+        if "masks" in finds[0]:
+            pairs = (pair for one in finds for pair in zip(one["masks"], one["boxes"], strict=True))
+            cuts = [cut_from_box(mask, box, shape) for mask, box in pairs]
+            if len(finds) > 1:
+                models = np.repeat(np.arange(len(finds)), [len(one["scores"]) for one in finds])
+                weights = np.ones(len(finds))
+                fused, cuts = fuse_instances(cuts, boxes, scores, models, weights, self.fusing.iou, labels.astype(int))
+                scores, labels = fused.scores, fused.groups
+            best = top(scores, np.zeros(len(scores), np.int64), self.fusing.most)
+            return Masks([cuts[row] for row in best], scores[best], labels[best].astype(np.int64))
+        boxes, scores, labels = fuse_finds(finds, self.fusing)
         best = top(scores, np.zeros(len(scores), np.int64), self.fusing.most)
         boxes, scores, labels = boxes[best], scores[best], labels[best]
-        if self.box_size is None:
-            height, width = image.shape[:2]
-            boxes = boxes.clip(0, [width, height, width, height])
+        if self.competition.BOX_SIZE is None:
+            boxes = boxes.clip(0, [*shape[::-1], *shape[::-1]])
         return Found(boxes=boxes, scores=scores, labels=labels)
 
     def _good(self, find: dict) -> dict:
@@ -88,6 +175,41 @@ class NetworkFinder:
         keep = np.flatnonzero((find["scores"] >= self.fusing.threshold) & (sides > 0).all(1))
         kept = nms(find["boxes"][keep], find["scores"][keep], self.fusing.nms_iou, find["labels"][keep])
         return {name: values[keep[kept]] for name, values in find.items()}
+
+
+def found_masks(cells: np.ndarray, masks: Masks) -> Found:
+    """A label image of `masks` (label i + 1 is mask i, some may be gone) with the labels in a row from 1."""
+    left = np.unique(cells)
+    left = left[left > 0]
+    number = np.zeros(len(masks.scores) + 1, np.int32)
+    number[left] = np.arange(1, len(left) + 1)
+    cells = number[cells]
+    return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
+
+
+def found_in_maps(probs: np.ndarray) -> Found:
+    """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability."""
+    cells, classes = class_instances(probs, len(probs) - 1)
+    areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
+    own = np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
+    sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
+    return Found(cells, np.zeros_like(cells), scores=sums / np.maximum(areas, 1), labels=classes)
+
+
+def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:
+    """The finds of a piece with their boxes in the pixels of the image of `shape`, without those that other tiles see
+    better.
+    """
+    tile = piece.pixels.shape[:2]
+    y, x = piece.corner
+    boxes = find["boxes"] / np.float32([piece.size[1] / tile[1], piece.size[0] / tile[0]] * 2)
+    whole = is_whole(boxes, piece.corner, tile, shape)
+    return {name: values[whole] for name, values in {**find, "boxes": boxes + np.float32([x, y, x, y])}.items()}
+
+
+def joined(finds: list[dict]) -> dict:
+    """The finds of all pieces of an image as one."""
+    return {name: np.concatenate([one[name] for one in finds]) for name in finds[0]}
 
 
 def fuse_finds(finds: list[dict], fusing: Fusing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,10 +228,10 @@ def fuse_finds(finds: list[dict], fusing: Fusing) -> tuple[np.ndarray, np.ndarra
 
 
 def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[nn.Module, dict]:
-    """A detector of train.py with its settings."""
+    """A detector, or a network of class maps, of train.py with its settings."""
     checkpoint = read(path, "--weights")
     settings = checkpoint["settings"]
-    if task_of(settings["arch"]) != "detect":
+    if task_of(settings["arch"]) not in ("detect", "segment"):
         raise UserError(f"--weights {path} is a {settings['arch']}, which finds no cells; a detector is right")
     for name, right in (("in_channels", len(competition.CHANNELS)), ("num_classes", len(competition.CLASSES))):
         if settings[name] != right and not (name == "num_classes" and settings[name] == 1):
@@ -122,21 +244,32 @@ def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[n
     return fabric.setup(model).eval(), settings
 
 
-def to_input(image: np.ndarray, canvas: tuple[int, int]) -> torch.Tensor:
-    """An image (H, W, C) letterboxed into `canvas` (height, width): uint8 (C, height, width)."""
-    nothing = Scene(to_uint8(image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    return torch.from_numpy(np.ascontiguousarray(letterbox(nothing, canvas).image.transpose(2, 0, 1)))
+def to_input(
+    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition
+) -> torch.Tensor:
+    """An image (h, w, C) at `size` in the upper left corner of `canvas`, both (height, width), as networks take it."""
+    padded = np.full((*canvas, image.shape[2]), FILL, np.uint8)
+    padded[: size[0], : size[1]] = scaled(to_uint8(image), size)
+    return network_input(competition, padded)
 
 
 @torch.inference_mode()
 def predict_view(model: nn.Module, images: torch.Tensor, view: str) -> list[dict[str, np.ndarray]]:
-    """What a detector finds in a view of images (N, C, H, W), with the boxes on the images as they are."""
+    """What a detector finds in a view of images (N, C, H, W), with the boxes and masks on the images as they are."""
     found = []
     for one in model(apply_view(images, view)):
-        values = {name: one[name].float().cpu().numpy() for name in ("boxes", "scores", "labels")}
+        if "masks" in one:
+            one = {**one, "masks": undo_view(one["masks"], view)}
+        values = {name: value.float().cpu().numpy() for name, value in one.items()}
         values["boxes"] = undo_boxes(values["boxes"], view, images.shape[-2:])
         found.append(values)
     return found
+
+
+@torch.inference_mode()
+def map_view(model: nn.Module, images: torch.Tensor, view: str) -> torch.Tensor:
+    """The class maps (N, K, H, W) of images from a view of them."""
+    return undo_view(model(apply_view(images, view))["map"].float(), view)
 
 
 def undo_boxes(boxes: np.ndarray, view: str, shape: tuple[int, int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from cells.crops import to_uint8
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
+from engine.data import channels_first
 
 BOX = ["x1", "y1", "x2", "y2"]
 
@@ -57,7 +58,7 @@ class Scenes(Dataset):
         target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.labels)}
         if scene.masks is not None:
             target["masks"] = torch.from_numpy(scene.masks)
-        return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))), target, index
+        return network_input(self.competition, scene.image), target, index
 
     @staticmethod
     def collate(batch: list[tuple]) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]], torch.Tensor]:
@@ -77,6 +78,12 @@ class Scenes(Dataset):
             masks = np.array(decoded, np.uint8).reshape(-1, height, width)
         scene = Scene(image, own[BOX].to_numpy(np.float32), labels, masks)
         return letterbox(scene, fitted(height, width, self.canvas))
+
+
+def network_input(competition: Competition, image: np.ndarray) -> torch.Tensor:
+    """An image (H, W, C) uint8 as networks take it, (C, H, W): as it is or as the competition prepares it."""
+    prepare = getattr(competition, "prepare_image", None)
+    return channels_first(prepare(image) if prepare else image)
 
 
 def canvas_of(cells: pd.DataFrame, size: int, multiple: int = 32) -> tuple[int, int]:

@@ -18,7 +18,7 @@ STEM = 64  # channels of a map of stride 2 of our own, for encoders without one
 class AttentionUNet(nn.Module):
     """Images in; losses or class maps out. See `attention_unet` for what the arguments mean."""
 
-    def __init__(self, backbone: nn.Module, widths: dict[int, int], num_classes: int, mean: Sequence[float],
+    def __init__(self, backbone: nn.Module, widths: dict[int, int], maps: int, mean: Sequence[float],
                  std: Sequence[float], criterion: nn.Module, dropout: float, checkpointing: bool):  # fmt: skip
         super().__init__()
         self.backbone, self.criterion, self.checkpointing = backbone, criterion, checkpointing
@@ -28,7 +28,7 @@ class AttentionUNet(nn.Module):
         skips = [widths.get(stride, STEM) for stride in (16, 8, 4, 2)]
         self.decoder = nn.ModuleList(map(UpBlock, (widths[32], *WIDTHS[:-1]), skips, WIDTHS))
         self.last = nn.ConvTranspose2d(WIDTHS[-1], WIDTHS[-1], 2, 2)
-        self.head = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(WIDTHS[-1], num_classes, 1))
+        self.head = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(WIDTHS[-1], maps, 1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -110,11 +110,11 @@ def attention_unet(
     """An attention U-Net without trained weights; `model.backbone` is the timm network, which may learn slower.
 
     name: a timm network with maps of the strides 4 to 32; one of stride 2, too, as the published ResNet34, or a
-    convolution of our own makes it. num_classes: maps, the last one the background's. mean, std: of pixels in 0..1, one
-    number a channel. criterion: (logits, targets) -> dict of losses; None weighs all classes alike. dropout: of whole
-    channels before the last convolution. checkpointing: compute the maps again for the gradients, to save memory.
-    options: for timm.
+    convolution of our own makes it. num_classes: without the background, whose map is one more, the last. mean, std: of
+    pixels in 0..1, one number a channel. criterion: (logits, targets) -> dict of losses; None weighs all classes alike.
+    dropout: of whole channels before the last convolution. checkpointing: compute the maps again for the gradients, to
+    save memory. options: for timm.
     """
     backbone, widths = make_backbone(name, in_channels, STRIDES, **options)
-    criterion = criterion or MapLoss(torch.ones(num_classes))
-    return AttentionUNet(backbone, widths, num_classes, mean, std, criterion, dropout, checkpointing)
+    criterion = criterion or MapLoss(torch.ones(num_classes + 1))
+    return AttentionUNet(backbone, widths, num_classes + 1, mean, std, criterion, dropout, checkpointing)

@@ -20,12 +20,15 @@ from engine.samples import read_fold
 from engine.scenes import BOX, Scenes, canvas_of, to_pixels
 from engine.train import Task, gather
 from metrics.box_map import ap_table
-from models import build_detector
+from models import build_detector, finds_masks
+from tasks.instances import image_pairs, instance_scores
 from tasks.start import freeze, start_weights
 
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
-    """The detector of the flags with its samples; judged by COCO's mean AP over the classes it tells apart."""
+    """The detector of the flags with its samples; judged by COCO's mean AP over the classes it tells apart, or by the
+    mean AP of instances where it finds masks.
+    """
     train, valid = samples(args, competition)
     say(f"{len(train)} training and {len(valid)} validation images with {len(valid.cells)} cells, fold {args.fold}")
     model = network(args, competition, starts, say)
@@ -45,7 +48,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
         parts.append((images["ID"].tolist(), cells[cells["ImageID"].isin(images["ID"])].reset_index(drop=True)))
     common = {
         "competition": competition, "root": root, "canvas": canvas, "single": args.num_classes == 1,
-        "keep_size": competition.BOX_SIZE is not None, "seed": args.seed,
+        "keep_size": competition.BOX_SIZE is not None, "masks": finds_masks(args.arch), "seed": args.seed,
     }  # fmt: skip
     (train_keys, train_cells), (valid_keys, valid_cells) = parts
     change = choose(SCENES, args.augment, "--augment")
@@ -65,7 +68,11 @@ def network(args: argparse.Namespace, competition: Competition, starts: bool, sa
 
 
 def detector_options(arch: str, img_size: int, competition: Competition) -> dict:
-    """What a network is told of the competition: the side of its boxes, in input pixels, where all have the same."""
+    """What a network is told of the competition: the side of its boxes, in input pixels, where all have the same; how
+    many cells an image may have, where it must choose whose masks to look at.
+    """
+    if finds_masks(arch):
+        return {"most": competition.MAX_DETECTIONS}
     if competition.BOX_SIZE is None or not arch.startswith("centernet"):
         return {}
     return {"box_size": competition.BOX_SIZE * img_size / competition.IMAGE_SIZE}
@@ -75,14 +82,19 @@ def detector_options(arch: str, img_size: int, competition: Competition) -> dict
 def validate(
     fabric: Fabric, model: nn.Module, samples: Scenes, args: argparse.Namespace, competition: Competition
 ) -> dict[str, float]:
-    """COCO's mAP and AP50 of the finds in the validation images, in the images' own pixels."""
+    """mAP and AP50 of the finds in the validation images, in the images' own pixels: COCO's of boxes, or the instances'
+    of masks (see tasks.instances).
+    """
     batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], args.batch_size)
     data = fabric.setup_dataloaders(loader(samples, batches, args.workers), use_distributed_sampler=False)
     model.eval()
     found = []
     for images, _, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
-        found += [(int(i), arrays(one)) for i, one in zip(index, model(images), strict=True)]
+        finds = [(int(i), arrays(one)) for i, one in zip(index, model(images), strict=True)]
+        found += [(i, image_pairs(samples, i, one)) for i, one in finds] if samples.masks else finds
     finds = dict(gather(fabric, found))
+    if samples.masks:
+        return instance_scores(samples, finds)
     classes = ("cell",) if samples.single else competition.CLASSES
     truth = samples.cells.assign(**{"class": 0 if samples.single else samples.cells["Label"].astype(np.int64)})
     table = ap_table(classes, truth, found_table(samples, finds), competition.MAX_DETECTIONS)
@@ -102,5 +114,5 @@ def found_table(samples: Scenes, finds: dict[int, dict[str, np.ndarray]]) -> pd.
 
 
 def arrays(found: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """A detector's finds in one image as arrays: boxes (m, 4), scores (m,), labels (m,)."""
-    return {name: found[name].float().cpu().numpy() for name in ("boxes", "scores", "labels")}
+    """A detector's finds in one image as arrays: boxes (m, 4), scores (m,), labels (m,), and masks if it finds them."""
+    return {name: values.float().cpu().numpy() for name, values in found.items()}
