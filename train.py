@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 
 import competitions
 from augment import TRAIN
+from augment.maps import MAPS, MapMixup
 from augment.mixing import Mixing
 from augment.scenes import SCENES
 from common.errors import UserError, choose, run
@@ -27,10 +28,11 @@ from competitions import Competition
 from engine.checkpoints import run_folder
 from engine.device import describe, make_fabric
 from engine.optimizers import OPTIMIZERS, make_optimizer
-from engine.schedules import SCHEDULERS, SHAPES, Span, make_rate
+from engine.schedules import SCHEDULERS, SHAPES, Span, annealed, make_rate
 from engine.settings import claim_folder, read_settings, resolve
-from engine.train import Plan, fit
+from engine.train import Mix, Plan, fit
 from losses import LOSSES
+from losses.segmentation import MAP_LOSSES
 from models import ARCHITECTURES
 from tasks import TASKS, task_of, weak_labels
 
@@ -38,7 +40,13 @@ from tasks import TASKS, task_of, weak_labels
 DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
+    "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
     "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
+}  # fmt: skip
+
+FINDERS = {
+    "optimizer": "AdamW", "weight_decay": 1e-4, "scheduler": "onecycle", "lr": 3e-4, "epochs": 20, "batch_size": 4,
+    "effective_batch": 4, "clipnorm": 1.0,
 }  # fmt: skip
 
 
@@ -63,10 +71,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--fold", type=int, default=0, help="the fold to validate on")
     add("--img_size", type=int, help="pixels a side that an image or cell is read at; finders: its longer side")
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
-    add("--augment", help=f"random changes in training: {', '.join([*TRAIN, *SCENES])}")
+    add("--augment", help=f"random changes in training: {', '.join({**TRAIN, **SCENES, **MAPS})}")
     add("--sample", type=int, help="draw this many class-balanced samples an epoch (0: every sample once, -1: as many)")
     add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
+    add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
     add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
     add("--mixup", type=float, help="alpha of MixUp; 0: none")
     add("--cutmix", type=float, help="alpha of CutMix; 0: none")
@@ -83,7 +92,7 @@ def get_args_parser() -> argparse.ArgumentParser:
              "whose last layer is replaced")  # fmt: skip
     weak_labels.add_flags(parser)
     # How it learns.
-    add("--loss", help=f"of classifiers, one of {', '.join(LOSSES)}")
+    add("--loss", help=f"of classifiers: {', '.join(LOSSES)}; of class maps: {', '.join(MAP_LOSSES)}")
     add("--label_smoothing", type=float, help="of the cross-entropies: the share of a target that all classes get")
     add("--optimizer", help=f"one of {', '.join(OPTIMIZERS)}")
     add("--weight_decay", type=float)
@@ -98,12 +107,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--effective_batch", type=int, help="samples an optimiser step: a multiple of batch_size x number of GPUs")
     add("--clipnorm", type=float, help="largest gradient norm, 0: no clipping")
     add("--ema", type=float, help="decay of a running mean of the weights, which is judged and saved; 0: none")
+    add("--swa_start", type=int, help="swa.pth: the mean of the weights of the epochs from this one on; 0: none")
+    add("--swa_lr", type=float, help="from --swa_start on: the learning rate in parts of --lr; default: 0.1")
+    add("--swa_anneal", type=float, help="epochs in which the learning rate goes over to that; default: 10")
     add("--skip_nonfinite", type=int, help="batches whose loss is not finite that a run may leave out")
     add("--seed", type=int, default=1)
     # Where and how fast.
     add("--gpu_id", default="0", help="GPUs joined by commas, or cpu; without any GPU the CPU is used")
     add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
     add("--resetscale", type=int, choices=[0, 1], default=0, help="1: begin with a fresh loss scale when going on")
+    add("--checkpointing", type=int, choices=[0, 1], default=0, help="class maps: 1: less memory, more time")
     add("--compile", type=int, choices=[0, 1], default=0, help="1: torch.compile the network")
     add("--fused", type=int, choices=[0, 1], default=0, help="1: the optimiser's fused kernel")
     add("--workers", type=int, default=0, help="processes that read and augment")
@@ -118,6 +131,8 @@ def main(argv: list[str] | None = None) -> int | None:
         args.effective_batch = args.batch_size
     defaults = defaults_of(args, competition)
     common = {**DEFAULTS, **weak_labels.defaults(args.arch), "num_classes": len(competition.CLASSES)}
+    if task_of(args.arch) == "segment":
+        common["loss"] = "DiceFocalBoundary"
     resolve(args, common | defaults)
     check(args, competition)
     weak_labels.check(args, competition)
@@ -132,19 +147,30 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
-    """The competition's settings for the kind of network that --arch names; without the flag for its first kind."""
+    """The competition's settings for the kind of network that --arch names; without the flag for its first kind. A
+    finder that it has no settings for gets plain ones.
+    """
     kinds = competition.TRAIN_DEFAULTS
     task = task_of(args.arch) if args.arch else next(iter(kinds))
-    own = choose(kinds, task, f"--arch {args.arch}: a network to {task} for {args.competition}:")
+    size = {"in_channels": len(competition.CHANNELS), "img_size": 512, "crop_size": 512}
+    others = {task: {**FINDERS, **size} for task in ("detect", "segment")}
+    own = choose({**others, **kinds}, task, f"--arch {args.arch}: a network to {task} for {args.competition}:")
     args.arch = args.arch or own["arch"]
     return own
 
 
 def check(args: argparse.Namespace, competition: Competition) -> None:
     """Refuse flags that contradict each other or the competition."""
-    choose(LOSSES, args.loss, "--loss")
-    finder = task_of(args.arch) != "classify"
-    choose(SCENES if finder else TRAIN, args.augment, "--augment")
+    kind = task_of(args.arch)
+    finder = kind != "classify"
+    choose(MAP_LOSSES if kind == "segment" else LOSSES, args.loss, "--loss")
+    choose({"classify": TRAIN, "detect": SCENES, "segment": MAPS}[kind], args.augment, "--augment")
+    if kind == "segment" and args.cutmix:
+        raise UserError("--cutmix is not for class maps; --mixup is")
+    if args.progressive < 0 or args.progressive > args.img_size:
+        raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
+    if args.swa_start and not args.lr:
+        raise UserError("--swa_start needs --lr, the highest learning rate")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")
     choose(OPTIMIZERS, args.optimizer, "--optimizer")
     if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
@@ -158,7 +184,7 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     for name in ("epochs", "batch_size", "img_size", "crop_size"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
-    if args.crop_size > args.img_size:
+    if not finder and args.crop_size > args.img_size:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
     if args.scheduler in SHAPES and not args.lr:
         raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
@@ -185,6 +211,9 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
     say(describe(fabric))
     task = TASKS[task_of(args.arch)](args, competition, not (folder / "last.pth").exists(), say)
     optimizer = make_optimizer(args.optimizer, task.model, args.weight_decay, args.backbone_lr, bool(args.fused))
+    rate = make_rate(args.scheduler, args.lr, task.select, Span(args.epochs, args.warmup_epochs, args.final_lr))
+    if args.swa_start:
+        rate = annealed(rate, args.swa_start - 1, args.swa_lr * args.lr, args.swa_anneal)
     plan = Plan(
         folder=folder,
         settings=vars(args),
@@ -192,18 +221,28 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
         batch_size=args.batch_size,
         accumulate=accumulation(args, fabric.world_size),
         clip_norm=args.clipnorm,
-        rate=make_rate(args.scheduler, args.lr, task.select, Span(args.epochs, args.warmup_epochs, args.final_lr)),
+        rate=rate,
         seed=args.seed,
         workers=args.workers,
         draws=len(task.train) if args.sample == -1 else args.sample,
         save_minutes=args.save_minutes,
-        mix=Mixing(args.mixup, args.cutmix, args.mix_share) if args.mixup or args.cutmix else None,
+        mix=mixing(args),
+        swa_start=args.swa_start,
         ema=args.ema,
         patience=args.patience,
         skip_nonfinite=args.skip_nonfinite,
     )
     progress = fit(fabric, task, optimizer, plan, say)
     say(f"{folder}: {progress.epoch - 1} epochs done, best {task.select} in epoch {progress.best(task.select)}")
+
+
+def mixing(args: argparse.Namespace) -> Mix | None:
+    """What mixes the batches, as the flags say."""
+    if not args.mixup and not args.cutmix:
+        return None
+    if task_of(args.arch) == "segment":
+        return MapMixup(args.mixup, args.mix_share, args.num_classes + 1)
+    return Mixing(args.mixup, args.cutmix, args.mix_share)
 
 
 def accumulation(args: argparse.Namespace, gpus: int) -> int:

@@ -33,6 +33,7 @@ CELL_LABELS = True  # every cell has its own label
 ID_COLUMN = "id"  # which image a row of the tables is of
 BOX_SIZE = None  # boxes are as large as their cells
 IMAGE_SIZE = 704
+MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the cell with so many more pixels on each side
 
 CHANNELS = ("red", "green", "blue")  # grey images are given three equal ones, as the backbones expect
 CHANNEL_NAMES = CHANNELS

@@ -10,7 +10,7 @@ import pandas as pd
 from cells.box_table import multi_hot as hot_labels
 from cells.crops import boxes
 from cells.images import ImageError as ImageError
-from cells.instances import merge_channels
+from cells.instances import class_map, merge_channels
 from cells.masks import decode_mask, encode_label_image
 from cells.overlaps import cut_mask, remove_overlaps
 from cells.table import CELL_COLUMNS, KEY, match_rows, read_table, write_table
@@ -30,6 +30,7 @@ CLASS_WEIGHTS = None  # measured from the training fold
 CELL_LABELS = True  # every nucleus has its own label
 BOX_SIZE = None  # boxes are as large as their nuclei
 MAX_DETECTIONS = 1000  # an image
+MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the nucleus with so many more pixels on each side
 IMAGE_SIZE = 256
 
 TISSUES = (
@@ -46,16 +47,16 @@ SCORE = "mPQ"
 # The published settings (X-SIGHT), and its plain variant; a flag that is not given takes the first ones.
 TRAIN_DEFAULTS = {
     "segment": {
-        "arch": "unet_resnet34", "loss": "DiceFocalBoundary", "optimizer": "AdamW", "lr": 3e-4, "weight_decay": 1e-4,
-        "scheduler": "onecycle", "epochs": 60, "patience": 15, "batch_size": 16, "effective_batch": 16, "clipnorm": 1.0,
-        "ema": 0.9999, "mixup": 0.4, "mix_share": 0.3, "img_size": 256, "crop_size": 256, "in_channels": 3,
-        "split_name": "pannuke_folds3",
+        "arch": "unet_resnet34", "loss": "DiceFocalBoundary", "optimizer": "AdamW", "scheduler": "onecycle",
+        "lr": 3e-4, "weight_decay": 1e-4, "epochs": 60, "batch_size": 16, "effective_batch": 16, "clipnorm": 1.0,
+        "img_size": 256, "crop_size": 256, "in_channels": 3, "augment": "pannuke", "progressive": 128, "ema": 0.9999,
+        "swa_start": 30, "mixup": 0.4, "mix_share": 0.3, "patience": 15, "skip_nonfinite": 100,
     },
 }  # fmt: skip
 TRAIN_BACKUP = {
     "segment": {
-        **TRAIN_DEFAULTS["segment"], "loss": "FrequencyDice", "optimizer": "Adam", "lr": 2e-4, "weight_decay": 0.0,
-        "scheduler": "cosine", "warmup_epochs": 5, "ema": 0.0, "mixup": 0.0, "mix_share": 0.0, "mixed_precision": 0,
+        **TRAIN_DEFAULTS["segment"], "loss": "FrequencyDice", "optimizer": "Adam", "scheduler": "cosine", "lr": 2e-4,
+        "weight_decay": 0.0, "warmup_epochs": 5, "ema": 0.0, "swa_start": 0, "mixup": 0.0, "progressive": 0,
     },
 }  # fmt: skip
 
@@ -79,15 +80,6 @@ def read_labels(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFr
 def multi_hot(labels: pd.Series, classes: Sequence[str] = CLASSES) -> np.ndarray:
     """Label texts such as `0|4` as a float32 array (N, classes) of zeros and ones; an empty text is zeros."""
     return hot_labels(labels, len(classes))
-
-
-def class_map(masks: np.ndarray) -> np.ndarray:
-    """The type of each pixel, uint8 (height, width): 0 to C - 1, and C for the background; (height, width, C) ids.
-
-    Where types overlap the last one counts, as in the official score.
-    """
-    last = masks.shape[2] - 1 - (masks[..., ::-1] > 0).argmax(axis=2)
-    return np.where(masks.any(axis=2), last, masks.shape[2]).astype(np.uint8)
 
 
 def read_map(folder: str | Path, image_id: str, classes: Sequence[str] = CLASSES) -> np.ndarray:

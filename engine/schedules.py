@@ -109,3 +109,19 @@ def make_rate(
         return lr * falling * shape(done, span)
 
     return rate
+
+
+def annealed(
+    rate: Callable[[float, list[dict]], float], start: float, last: float, epochs: float
+) -> Callable[[float, list[dict]], float]:
+    """`rate` until `start` epochs are done, then from its value there to `last` in `epochs` along half a cosine, and
+    constant: the phase of weight averaging (torch's SWALR).
+    """
+
+    def swa_rate(done: float, history: list[dict]) -> float:
+        if done < start:
+            return rate(done, history)
+        share = min((done - start) / epochs, 1.0) if epochs else 1.0
+        return _between(rate(start, history), last, share)
+
+    return swa_rate

@@ -15,12 +15,14 @@ import torch
 from lightning_fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.seeds import rng
 from engine import checkpoints
+from engine.averages import refresh
 from engine.data import Batches, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_text, write_log
 
@@ -59,6 +61,7 @@ class Plan:
     mix: Mix | None = None
     ema: float = 0.0  # decay of the running mean of the weights; 0: none
     patience: int = 0  # epochs without a better one until the run stops; 0: never
+    swa_start: int = 0  # the first epoch whose end joins the mean of the weights of swa.pth; 0: none
     skip_nonfinite: int = 0  # batches whose loss is not finite that a run may leave out
 
 
@@ -94,6 +97,7 @@ class Run(NamedTuple):
     model: nn.Module
     optimizer: Any
     ema: ModelEmaV3 | None
+    swa: AveragedModel | None
 
     @property
     def judged(self) -> nn.Module:
@@ -112,7 +116,8 @@ def fit(
     compiled = torch.compile(task.model) if plan.settings.get("compile") else task.model
     model, optimizer = fabric.setup(compiled, optimizer)
     ema = ModelEmaV3(task.model, plan.ema, use_warmup=True) if plan.ema else None
-    run = Run(fabric, task, plan, Progress(), task.model, model, optimizer, ema)
+    swa = AveragedModel(task.model) if plan.swa_start else None
+    run = Run(fabric, task, plan, Progress(), task.model, model, optimizer, ema, swa)
     run = run._replace(progress=_restore(run))
     while not run.progress.ended(plan, task.select):
         started = time.monotonic()
@@ -122,7 +127,24 @@ def fit(
         _end_epoch(run, losses, task.validate(fabric, run.ema.module if run.ema else model))
         text = epoch_text(run.progress.history[-1], task.select, run.progress.best(task.select))
         say(f"{text}  ({time.monotonic() - started:.0f} s)")
+    if swa and swa.n_averaged:
+        _end_average(run, say)
     return run.progress
+
+
+def _end_average(run: Run, say: Callable[[str], None]) -> None:
+    """Recompute the averaged network's running means from the training samples, judge it and save it as swa.pth."""
+    fabric, task, plan, last = run.fabric, run.task, run.plan, run.progress.epoch - 1
+    order = epoch_order(len(task.train), plan.seed, last, task.draw_weights, plan.draws)
+    batches = Batches(order, plan.batch_size, last, rank=fabric.global_rank, world=fabric.world_size)
+    data = fabric.setup_dataloaders(loader(task.train, batches, plan.workers), use_distributed_sampler=False)
+    with fabric.autocast():
+        refresh(run.swa, tqdm(batches_of(data), "average", len(batches), leave=False))
+        scores = task.validate(fabric, run.swa.module.eval())
+    say(f"mean of {int(run.swa.n_averaged)} epochs' weights: {task.select} {scores[task.select]:.4f}, swa.pth")
+    if fabric.global_rank == 0:
+        state = {"model": run.swa.module.state_dict(), "settings": plan.settings, "epoch": last, "scores": scores}
+        checkpoints.save(state, plan.folder / "swa.pth")
 
 
 def _train_epoch(run: Run) -> None:
@@ -221,6 +243,8 @@ def gather(fabric: Fabric, results: list) -> list:
 def _end_epoch(run: Run, losses: dict[str, float], scores: dict[str, float]) -> None:
     """Advance the progress past the epoch, and write the checkpoints, the log and the picture."""
     plan, progress = run.plan, run.progress
+    if run.swa and progress.epoch >= plan.swa_start:
+        run.swa.update_parameters(run.core)
     lr = plan.rate(progress.epoch - 1, progress.history)
     row = {"epoch": progress.epoch, "lr": lr, **losses, "skipped": progress.skipped, **scores}
     progress.history.append(row)
@@ -243,6 +267,7 @@ def _save_state(run: Run) -> None:
         state = {
             "model": run.core.state_dict(),
             "ema": run.ema.module.state_dict() if run.ema else None,
+            "swa": run.swa.state_dict() if run.swa else None,
             "optimizer": run.optimizer.optimizer.state_dict(),
             "precision": run.fabric.strategy.precision.state_dict(),
             "settings": run.plan.settings,
@@ -261,6 +286,8 @@ def _restore(run: Run) -> Progress:
     checkpoints.load_model(run.core, state, path, "--resume")
     if run.ema:
         run.ema.module.load_state_dict(state["ema"])
+    if run.swa:
+        run.swa.load_state_dict(state["swa"])
     run.optimizer.optimizer.load_state_dict(state["optimizer"])
     if not run.plan.settings.get("resetscale"):
         run.fabric.strategy.precision.load_state_dict(state["precision"])

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 from engine.train import Task
 from models import task_of
-from tasks import classify, detect
+from tasks import classify, detect, segment
 
 # The kind of an --arch (models.task_of) -> what prepares it.
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": classify.prepare,
     "detect": detect.prepare,
+    "segment": segment.prepare,
 }
 
 __all__ = ["TASKS", "task_of"]

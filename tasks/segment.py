@@ -1,0 +1,129 @@
+"""Say which class each pixel of an image is of: the training of a network of class maps."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from augment.maps import MAPS, canvas_in
+from augment.scenes import fitted
+from cells.instances import class_instances, class_map
+from common.errors import UserError, choose, some
+from common.files import existing
+from competitions import Competition
+from engine.data import Batches, batches_of, loader
+from engine.maps import Maps
+from engine.samples import read_fold
+from engine.scenes import canvas_of
+from engine.train import Task, gather
+from losses.segmentation import MapLoss
+from metrics.dice import class_pixels, dice, frequency_weights, weighted_dice
+from metrics.panoptic import image_quality
+from models import build_detector
+from tasks.start import freeze, start_weights
+
+
+def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
+    """The network of the flags with its samples; judged by mPQ, the mean over the images of that of their classes."""
+    train, valid = samples(args, competition)
+    say(f"{len(train)} training and {len(valid)} validation images, fold {args.fold}")
+    weights = frequency_weights(train.pixels())
+    say(f"weights of the classes and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
+    model = network(args, competition, weights, starts, say)
+    return Task(model, train, partial(validate, samples=valid, args=args, weights=weights), "mPQ")
+
+
+def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, Maps]:
+    """Training and validation images of the fold with their class maps."""
+    root = existing(args.root_dir, "--root_dir")
+    cells, canvas = None, (args.img_size, args.img_size)
+    if not hasattr(competition, "read_masks"):
+        cells = competition.read_cells(args.metadata, root=root)
+        if (cells["PredictionString"] == "").any():
+            raise UserError(f"--metadata {args.metadata} has boxes without masks, from which no class map can be made")
+        canvas = canvas_of(cells, args.img_size)
+    change = choose(MAPS, args.augment, "--augment")
+    common = {
+        "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
+    }  # fmt: skip
+    parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
+    train, valid = (images["ID"].tolist() for images in parts)
+    unread = [key for key in (*train, *valid) if not all(path.exists() for path in competition.image_files(root, key))]
+    if unread:
+        raise UserError(f"--root_dir {args.root_dir} lacks images of {args.split_name}: {some(unread)}")
+    growing = partial(canvas_in, epochs=args.epochs, first=args.progressive, canvas=canvas)
+    return Maps(keys=train, change=change, canvas=growing, **common), Maps(
+        keys=valid, change=MAPS["none"], canvas=lambda epoch: canvas, **common
+    )
+
+
+def network(
+    args: argparse.Namespace, competition: Competition, weights: np.ndarray, starts: bool, say: Callable
+) -> nn.Module:
+    """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
+    torch.manual_seed(args.seed)
+    model = build_detector(
+        args.arch, args.num_classes, args.in_channels, competition.MEAN, competition.STD,
+        criterion=MapLoss(weights, args.loss), checkpointing=bool(args.checkpointing),
+    )  # fmt: skip
+    if starts:
+        start_weights(args, model, model, say)
+    freeze(args, model)
+    return model
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric, model: nn.Module, samples: Maps, args: argparse.Namespace, weights: np.ndarray
+) -> dict[str, float]:
+    """Scores of the validation images, in their own pixels, at their full size whatever the epoch: mPQ and bPQ, means
+    over the images that have cells; Dice, the plain mean over the classes and the background, and that by the training
+    weights; each class' PQ and Dice.
+    """
+    batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], args.batch_size)
+    data = fabric.setup_dataloaders(loader(samples, batches, args.workers), use_distributed_sampler=False)
+    model.eval()
+    results = []
+    for images, _, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
+        maps = model(images)["map"]
+        results += [judge(probs, samples.instances(samples.keys[i])) for probs, i in zip(maps, index, strict=True)]
+    results = gather(fabric, results)
+    quality = np.array([own for own, _ in results])
+    pixels = sum(own for _, own in results)
+    names = ("cell",) if samples.single else samples.competition.CLASSES
+    typed, area = mean_known(quality[:, 1:].T), dice(pixels)
+    row = {
+        "mPQ": float(np.nan_to_num(mean_known([mean_known(quality[:, 1:])])[0])),
+        "bPQ": float(np.nan_to_num(mean_known(quality[:, :1].T)[0])),
+        "Dice": float(np.nanmean(area)), "weighted_dice": weighted_dice(pixels, weights),
+    }  # fmt: skip
+    if len(names) > 1:
+        row |= {f"PQ {name}": float(value) for name, value in zip(names, typed, strict=True)}
+        row |= {f"Dice {name}": float(value) for name, value in zip(names, area[:-1], strict=True)}
+    return row
+
+
+def judge(probs: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The PQ of an image's cells of any class and of each class (1 + C,), NaN without true ones, and `class_pixels`.
+
+    probs: class maps (C + 1, h, w) of the image on its canvas; truth: ids by class (H, W, C).
+    """
+    height, width = truth.shape[:2]
+    rows, columns = fitted(height, width, tuple(probs.shape[1:]))
+    seen = probs[None, :, :rows, :columns].float()
+    maps = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True)[0].cpu().numpy()
+    labels, classes = class_instances(maps, len(maps) - 1)
+    owner = np.append(len(maps) - 1, classes)[labels]
+    found = np.where(owner[..., None] == np.arange(truth.shape[2]), labels[..., None], 0)
+    return image_quality(truth, found), class_pixels(class_map(truth), maps.argmax(0), len(maps))
+
+
+def mean_known(rows: np.ndarray) -> np.ndarray:
+    """The mean of each row without NaN; NaN where there is nothing else."""
+    return np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan for row in np.asarray(rows)])

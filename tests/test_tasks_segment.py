@@ -1,0 +1,103 @@
+"""Networks of masks and of class maps through the scripts: folds, training, going on, cells found; bad input."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from small_blobs import CLASSES, make_small_blobs
+
+import makefolds
+import segment
+import tasks.segment
+import train
+from competitions import neurons
+from tasks.segment import validate
+
+
+@pytest.fixture(autouse=True)
+def _few_cells(monkeypatch):
+    """An untrained network finds as many cells as it may."""
+    monkeypatch.setattr(neurons, "MAX_DETECTIONS", 20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = make_small_blobs(tmp_path_factory.mktemp("blobs"))
+    makefolds.main([*common(), "--metadata", str(folder / "train.csv"), *split(folder), "--holdout", "3"])
+    return folder
+
+
+def common() -> list[str]:
+    return ["--competition", "neurons", "--classes", CLASSES]
+
+
+def split(folder: Path) -> list[str]:
+    return ["--folds_dir", str(folder / "folds"), "--split_name", "held"]
+
+
+def train_flags(folder: Path, arch: str, *more: str) -> list[str]:
+    return [
+        *common(), *split(folder), "--out_dir", arch, "--result_dir", str(folder / "results"), "--arch", arch,
+        "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images"), "--img_size", "96",
+        "--crop_size", "96", "--batch_size", "2", "--effective_batch", "2", "--epochs", "2", "--optimizer", "AdamW",
+        "--scheduler", "constant", "--lr", "0.001", "--gpu_id", "cpu", *more,
+    ]  # fmt: skip
+
+
+def segment_flags(folder: Path, out: Path, *more: str) -> list[str]:
+    flags = [*common(), "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images")]
+    for name in ("meta_dir", "crop_dir", "img_dir", "cache_dir"):
+        flags += [f"--{name}", str(out / name)]
+    return [*flags, "--img_size", "64", "--workers", "0", "--gpu_id", "cpu", *more]
+
+
+def run_folder(folder: Path, arch: str) -> Path:
+    return folder / "results" / "models" / arch / "fold0"
+
+
+@pytest.mark.slow
+def test_mask_rcnn_is_trained_and_finds_cells(data, tmp_path):
+    arch = "maskrcnn_light_resnet18"
+    train.main(train_flags(data, arch, "--augment", "neurons"))
+    log = pd.read_csv(run_folder(data, arch) / "log.csv")
+    assert {"mAP", "AP50", "score_threshold", "train_mask", "train_objectness"} <= set(log) and len(log) == 2
+    weights = str(run_folder(data, arch) / "best.pth")
+    flags = segment_flags(data, tmp_path, "--weights", f"{weights},{weights}", "--augment", "default,transpose")
+    assert segment.main([*flags, "--score_threshold", "0.01", "--tile", "64", "--max_cells", "9"]) is None
+    cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
+    assert cells["score"].between(0, 1).all() and set(cells["Label"]) <= {0}
+    assert cells["PredictionString"].str.len().gt(0).all()
+
+
+@pytest.mark.slow
+def test_unet_is_trained_goes_on_and_finds_cells(data, tmp_path, monkeypatch):
+    arch = "unet_resnet18"
+    own = ["--augment", "pannuke_at_once", "--progressive", "64", "--mixup", "0.4", "--ema", "0.5", "--swa_start", "2"]
+    flags = train_flags(data, arch, *own, "--epochs", "3")
+    train.main(flags)
+    folder = run_folder(data, arch)
+    log = pd.read_csv(folder / "log.csv")
+    assert {"mPQ", "bPQ", "Dice", "weighted_dice", "train_dice", "train_focal", "train_boundary"} <= set(log)
+    again, calls = [*flags, "--result_dir", str(tmp_path)], []
+
+    def killed(*given, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*given, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tasks.segment, "validate", killed)
+        train.main(again)
+    train.main(again)
+    for name in ("003", "swa"):
+        first, second = (
+            torch.load(one / f"{name}.pth", weights_only=True)["model"]
+            for one in (folder, tmp_path / "models" / arch / "fold0")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    weights = f"{folder / 'best.pth'},{folder / 'swa.pth'}"
+    assert segment.main(segment_flags(data, tmp_path, "--weights", weights, "--augment", "default,fliplr")) is None
+    cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
+    assert {"score", "PredictionString", "Label"} <= set(cells)
