@@ -52,7 +52,7 @@ class Scenes(Dataset):
         epoch, index = item
         generator = rng(self.seed, epoch, self.keys[index])
         scene = self.scene(self.keys[index])
-        if epoch <= self.mosaic_epochs:
+        if 0 < epoch <= self.mosaic_epochs:
             scene = mixed(scene, lambda: self.scene(self.keys[generator.integers(len(self))]), self.canvas, generator)
         scene = self.change(scene, self.canvas, generator, keep_size=self.keep_size)
         target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.labels)}

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from engine.scenes import Scenes
 from small_scenes import CLASSES, make_small_scenes
 
+import competitions
 import makefolds
 import segment
 import train
+from augment.scenes import SCENES
 from cells.network_finder import Fusing, fuse_finds, undo_boxes
 from cells.store import Store
 from common.errors import UserError
@@ -67,6 +70,15 @@ def test_a_detector_is_trained_and_goes_on(data, trained, tmp_path):
     assert pd.read_csv(again / "log.csv").equals(log)
     first, second = (torch.load(one / "002.pth", weights_only=True)["model"] for one in (trained, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_mosaics_end_with_their_epochs_and_are_not_judged(data):
+    cells = competitions.get("cytologia", CLASSES).read_cells(data / "train.csv", root=data / "images")
+    keys = sorted(set(cells["ImageID"]))
+    options = {"root": data / "images", "keys": keys, "cells": cells, "canvas": (96, 96), "single": True}
+    scenes = Scenes(competitions.get("cytologia", CLASSES), change=SCENES["none"], mosaic_epochs=2, **options)
+    whole = [torch.equal(scenes[epoch, 0][0], scenes[9, 0][0]) for epoch in (0, 1, 2, 3)]
+    assert whole == [True, False, False, True]  # epoch 0 is validation
 
 
 @pytest.mark.slow
