@@ -51,7 +51,7 @@ def bent(image: np.ndarray, labels: np.ndarray, x: np.ndarray, y: np.ndarray) ->
     def bend(part: np.ndarray, method: int) -> np.ndarray:
         return cv2.remap(part, x, y, method, borderMode=cv2.BORDER_REFLECT_101)
 
-    changed = by_fours(lambda part: bend(part, cv2.INTER_LINEAR).reshape(image.shape), image)
+    changed = by_fours(lambda part: bend(part, cv2.INTER_LINEAR).reshape(part.shape), image)
     return changed, bend(labels, cv2.INTER_NEAREST)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,6 +12,7 @@ import makefolds
 import segment
 import tasks.segment
 import train
+from common.errors import UserError
 from competitions import neurons
 from tasks.segment import validate
 
@@ -101,3 +103,54 @@ def test_unet_is_trained_goes_on_and_finds_cells(data, tmp_path, monkeypatch):
     assert segment.main(segment_flags(data, tmp_path, "--weights", weights, "--augment", "default,fliplr")) is None
     cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
     assert {"score", "PredictionString", "Label"} <= set(cells)
+
+
+def make_small_pannuke(folder: Path) -> Path:
+    """Two folds of three images of 64 x 64 pixels with two nuclei each, and a split by fold."""
+    for fold in (1, 2):
+        masks, images = np.zeros((3, 64, 64, 6)), np.full((3, 64, 64, 3), 220.0)
+        for number in range(3):
+            for kind, place in ((0, 8), (2 + number, 38)):
+                masks[number, place : place + 16, 20:40, kind] = kind + 1
+                images[number, place : place + 16, 20:40] = (120, 60, 20 * kind)
+        masks[..., 5] = ~masks[..., :5].any(-1)
+        (folder / f"fold{fold}").mkdir(parents=True)
+        for name, array in (("images", images), ("masks", masks), ("types", np.array(["Breast"] * 3))):
+            np.save(folder / f"fold{fold}" / f"{name}.npy", array)
+    (folder / "folds" / "official").mkdir(parents=True)
+    rows = [(f"fold{1 + fold}_{number:05}", "0", fold) for fold in (0, 1) for number in range(3)]
+    table = pd.DataFrame(rows, columns=["ID", "Label", "Fold"])
+    table.to_csv(folder / "folds" / "official" / "images.csv", index=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_pannuke_with_its_defaults(tmp_path, capsys):
+    data = make_small_pannuke(tmp_path / "data")
+    train.main([
+        "--competition", "pannuke", "--metadata", str(data), "--root_dir", str(data), "--split_name", "official",
+        "--folds_dir", str(data / "folds"), "--out_dir", "Maps", "--result_dir", str(tmp_path), "--epochs", "2",
+        "--arch", "unet_resnet18", "--img_size", "64", "--progressive", "32", "--batch_size", "2", "--gpu_id", "cpu",
+        "--effective_batch", "2", "--swa_start", "0",
+    ])  # fmt: skip
+    assert "weights of the classes and the background" in capsys.readouterr().out
+    folder = tmp_path / "models" / "Maps" / "fold0"
+    log = pd.read_csv(folder / "log.csv")
+    assert {"PQ Neoplastic", "Dice Dead", "mPQ"} <= set(log) and len(log) == 2
+    folders = ("meta_dir", "crop_dir", "img_dir", "cache_dir")
+    flags = [text for name in folders for text in (f"--{name}", str(tmp_path / name))]
+    assert segment.main([
+        "--competition", "pannuke", "--metadata", str(data), "--root_dir", str(data), *flags, "--weights",
+        str(folder / "best.pth"), "--workers", "0", "--gpu_id", "cpu", "--augment", "default,fliplr,flipud",
+    ]) is None  # fmt: skip
+
+
+def test_refusals(data, tmp_path):
+    for wrong, message in (
+        (["--loss", "BCE"], "--loss"),
+        (["--augment", "neurons"], "--augment"),
+        (["--cutmix", "1"], "--cutmix is not for class maps"),
+        (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train.main([*train_flags(data, "unet_resnet18"), "--result_dir", str(tmp_path), *wrong])

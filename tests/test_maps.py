@@ -1,0 +1,165 @@
+"""Images with class maps: changes in step, stages by epoch, sizes, MixUp, tiles, samples, weight averaging."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_blobs import CLASSES, make_small_blobs
+
+import competitions
+from augment.maps import (
+    BLURS,
+    MAPS,
+    MapMixup,
+    bent,
+    canvas_in,
+    elastic,
+    grid_distortion,
+    grid_of,
+    pannuke,
+    placed,
+    shift_scale_rotate,
+)
+from cells.tiling import is_whole, taper, tile_corners
+from common.errors import UserError
+from common.seeds import rng
+from engine.averages import refresh
+from engine.maps import Maps
+from engine.schedules import annealed
+
+
+def pair(shape=(64, 64), channels=3):
+    """A map of class 0 on background 2, and an image that shows it."""
+    labels = np.full(shape, 2, np.uint8)
+    cv2.ellipse(labels, (shape[1] // 2, shape[0] // 3), (14, 9), 20, 0, 360, 0, -1)
+    image = np.where(labels == 0, 220, 30).astype(np.uint8)
+    return np.repeat(image[..., None], channels, 2), labels
+
+
+@pytest.mark.parametrize("name", list(MAPS))
+@pytest.mark.parametrize("channels", [3, 5])
+def test_changes_keep_step(name, channels):
+    for seed in range(6):
+        image, labels = pair(channels=channels)
+        new, changed = MAPS[name](image, labels, rng(seed), 7)
+        again, _ = MAPS[name](image, labels, rng(seed), 7)
+        assert new.shape == image.shape and new.dtype == np.uint8 and np.array_equal(new, again)
+        assert set(np.unique(changed)) <= {0, 2} and changed.dtype == np.uint8
+        inside = new.mean(2) > 125
+        union = (inside | (changed == 0)).sum()
+        assert (inside & (changed == 0)).sum() > 0.85 * union
+
+
+def test_stages():
+    image, labels = pair()
+    early = [pannuke(image, labels, rng(seed), 1) for seed in range(8)]
+    assert all(np.unique(one).tolist() == [30, 220] for one, _ in early)  # pixels only change their places
+    assert all((changed == 0).sum() == (labels == 0).sum() for _, changed in early)
+    late = [pannuke(image, labels, rng(seed), BLURS)[0] for seed in range(8)]
+    assert any(len(np.unique(one)) > 10 for one in late)
+
+
+@pytest.mark.parametrize("change", [shift_scale_rotate, grid_distortion, elastic])
+def test_distortions_are_places(change):
+    places = change((40, 60), rng(1))
+    assert places.shape == (2, 40, 60) and np.isfinite(places).all()
+    assert np.abs(places - grid_of((40, 60))).max() < 45
+
+
+def test_bent_by_hand():
+    image, labels = np.arange(12, dtype=np.uint8).reshape(3, 4, 1), np.arange(12, dtype=np.uint8).reshape(3, 4)
+    x, y = grid_of((3, 4))
+    same = bent(image, labels, x, y)
+    assert np.array_equal(same[0], image) and np.array_equal(same[1], labels)
+    moved, changed = bent(image, labels, x + 1, y)  # beyond the border the pixel before the last one again
+    assert moved[0, :, 0].tolist() == changed[0].tolist() == [1, 2, 3, 2]
+
+
+def test_placed_fills_with_background():
+    image, labels = pair((30, 60))
+    new, changed = placed(image, labels, (32, 32), 2)
+    assert new.shape == (32, 32, 3) and (changed[16:] == 2).all() and (new[15:] == 114).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(32, 256), st.integers(1, 80))
+def test_sizes_grow_in_steps(epochs, first, epoch):
+    side, other = canvas_in(epoch, epochs, first, (256, 192))
+    assert side % 32 == other % 32 == 0 and 32 <= other <= side <= 256
+    assert canvas_in(epoch + 1, epochs, first, (256, 192)) >= (side, other)
+    if epoch > 0.7 * epochs + 1:
+        assert (side, other) == (256, 192)
+    assert canvas_in(epoch, epochs, 0, (256, 192)) == (256, 192)
+
+
+def test_mixup_of_maps_by_hand():
+    images, targets = torch.tensor([0.0, 100.0]).view(2, 1, 1, 1), torch.tensor([0, 2]).view(2, 1, 1)
+    mix = MapMixup(0.4, 1.0, 3)
+    new, mixed = next(pair for pair in (mix(images, targets, rng(seed)) for seed in range(20)) if pair[0][0] > 0)
+    share = 1 - new[0].item() / 100
+    torch.testing.assert_close(mixed[0].flatten(), torch.tensor([share, 0, 1 - share]))
+    torch.testing.assert_close(mixed.sum(1), torch.ones(2, 1, 1))
+    assert MapMixup(0.4, 0.0, 3)(images, targets, rng(1))[1] is targets
+    with pytest.raises(UserError, match="--mixup 0"):
+        MapMixup(0, 0.5, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 100))
+def test_tiles_cover_and_overlap(height, width, side):
+    seen = np.zeros((height, width))
+    rows = set()
+    for y, x in tile_corners((height, width), side):
+        tile = seen[y : y + side, x : x + side]
+        tile += taper(*tile.shape)
+        rows.add(y)
+    assert (seen > 0).all()
+    rows = sorted(rows)
+    assert all(0 < after - before <= side - side // 4 for before, after in pairwise(rows))
+
+
+def test_finds_at_tiles_edges():
+    boxes = np.array([[0, 10, 9, 20], [0, 10, 60, 20], [30, 30, 40, 40], [90, 5, 100, 9]], np.float32)
+    inner = is_whole(boxes, (0, 50), (100, 100), (100, 200))
+    assert inner.tolist() == [False, True, True, False]  # the second is wider than what a neighbour sees of it
+    assert is_whole(boxes, (0, 0), (100, 100), (100, 100)).all()  # the image ends there
+
+
+def test_samples_from_tables(tmp_path):
+    folder = make_small_blobs(tmp_path / "data", images=2)
+    competition = competitions.get("neurons", CLASSES)
+    cells = competition.read_cells(folder / "train.csv", root=folder / "images")
+    data = Maps(competition, folder / "images", ["0", "1"], cells, MAPS["none"], lambda epoch: (64 // epoch, 96), False)
+    image, labels, index = data[1, 1]
+    assert image.shape == (3, 64, 96) and labels.shape == (64, 96) and index == 1
+    assert torch.equal(labels == 0, image[0] > 100)
+    assert data[2, 0][1].shape == (32, 96)
+    assert len(np.unique(data.instances("0"))) == 4
+    assert data.pixels().sum() == 2 * 64 * 96 and data.pixels()[0] == (data.instances("0") > 0).sum() + (
+        data.instances("1") > 0
+    ).sum()
+
+
+def test_rate_of_the_averaged_phase():
+    rate = annealed(lambda done, history: 1.0 - done / 100, 10, 0.1, 4)
+    assert [round(rate(done, []), 4) for done in (0, 9, 10, 12, 14, 30)] == [1.0, 0.91, 0.9, 0.5, 0.1, 0.1]
+
+
+def test_running_means_are_recomputed():
+    class Tiny(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(1)
+
+        def forward(self, images, targets=None):
+            out = self.norm(images)
+            return {"loss": (out - targets).mean()} if self.training else {"map": out}
+
+    average = torch.optim.swa_utils.AveragedModel(Tiny())
+    batches = [(torch.full((2, 1, 2, 2), value), torch.zeros(1), None) for value in (1.0, 3.0)]
+    refresh(average, batches)
+    assert average.module.norm.running_mean.item() == pytest.approx(2.0)
