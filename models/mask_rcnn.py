@@ -6,6 +6,7 @@ be a gigabyte.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from models.pyramid import DEEPEST, feature_maps, make_backbone
 
 STRIDES = (4, 8, 16, 32)
 RATIOS = (0.5, 1.0, 2.0)
+GROUPS = 16  # of channels that are normalised together in the pyramid
 POOLED = 7  # the side of the pooled features that the box's head sees
 
 
@@ -34,8 +36,13 @@ class MaskRCNN(nn.Module):
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
-        self.pyramid = FeaturePyramidNetwork(list(widths), channels, LastLevelMaxPool())
+        # The maps of many backbones (EfficientNet, ConvNeXt) come without normalisation, far too large for the heads.
+        norm = partial(nn.GroupNorm, GROUPS)
+        self.pyramid = FeaturePyramidNetwork(list(widths), channels, LastLevelMaxPool(), norm)
         self.rpn, self.roi_heads = parts.rpn, parts.roi_heads
+        last = self.roi_heads.mask_predictor.mask_fcn_logits  # torchvision's start gives logits of +-10
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
 
     def forward(
         self, images: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None = None
