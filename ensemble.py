@@ -7,10 +7,14 @@
 The CSV has a row a table: `Predictions` (a file name, looked up in --tables_path, which without the flag is --out_path,
 then beside the CSV, then as given), `Type` (cell or image) and a weight for each class. The weighted means of each kind
 are combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative).
-A CSV with tables of one kind only is fine: its opinion stands for both. In the order in which they are done:
+A CSV with tables of one kind only is fine: its opinion stands for both. With a column `Group` a table's weights count
+in parts of its group's, so that every group has the same say. In the order in which they are done:
 
---combine         product; mean; or weighted: --cell_weight x cell + the rest x image. For single classes another one:
-                  `product,11=mean,12=weighted` is the product but for the classes 11 and 12
+--average         of the tables of a kind: probs, the weighted mean; or logits, the mean of the logits, made into
+                  probabilities again (by a softmax where the classes exclude each other)
+--combine         product; mean; weighted: --cell_weight x cell + the rest x image; or single: weighted in images of
+                  which one cell is wanted (the column Count, else the number of cells), else the cell's alone. For
+                  single classes another one: `product,11=mean,12=weighted` is the product but for classes 11 and 12
 --decay           `11=0.5`: of an image's cells, the likeliest one by the cell models keeps its probability of class 11
                   (Mitotic spindle: rare, and mostly one cell of an image), the next gets x .5, the third x .25, ...
 --negative        of Negative: max, the larger opinion; own, combined like every class; 1-max, 1 - the highest other
@@ -39,10 +43,11 @@ import pandas as pd
 
 import competitions
 from cells.borders import WEIGHT_COLUMNS, WEIGHTS, border_weights
-from cells.combine import COMBINE, NEGATIVE, combine, decay, exclude, ranks, weighted_mean
+from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, ranks
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
 from common.files import existing
+from engine.settings import resolve
 from evaluate import show
 
 KINDS = ("cell", "image")
@@ -65,9 +70,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="test", help="valid: take those cells that the tables hold (out-of-fold)")
     parser.add_argument("--submission", type=int, choices=[0, 1], default=0, help="1: write the submission")
     parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
-    parser.add_argument("--combine", default="product", help=f"of cell and image opinion: {', '.join(COMBINE)}; then "
+    parser.add_argument("--average", choices=list(AVERAGES), help="of the tables of a kind; default: the competition's")
+    parser.add_argument("--combine", help=f"of cell and image opinion: {', '.join(COMBINE)}; then "
                         "CLASS=RULE for single classes, by index; joined by commas")  # fmt: skip
-    parser.add_argument("--cell_weight", type=float, default=0.7, help="the cell models' share where it is weighted")
+    parser.add_argument("--cell_weight", type=float, help="the cell models' share where it is weighted")
     parser.add_argument("--decay", help="CLASS=FACTOR joined by commas: how fast a class falls over an image's cells")
     parser.add_argument("--negative", choices=list(NEGATIVE), default="max", help="where Negative comes from")
     parser.add_argument("--negative_penalty", type=int, choices=[0, 1], default=1, help="1: others x (1 - Negative)")
@@ -87,11 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the tables, combine them, write the result, score it."""
     args = get_args_parser().parse_args(argv)
     competition = competitions.get(args.competition, args.classes)
+    resolve(args, competition.ENSEMBLE_DEFAULTS)
     config = existing(args.config, "ensemble CSV")
     images = read_images(args, competition)
     opinions = read_opinions(config, Path(args.tables_path or args.out_path), competition.CLASSES)
     cells = read_cells(args, images["ID"], opinions)
-    probs = decide(opinions, cells, args, competition)
+    probs = decide(opinions, cells, images, args, competition)
     stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
     path = Path(args.out_path) / f"ensemble_{config.stem}{stamp}.csv"
     table = pd.DataFrame(probs.astype(np.float32), columns=list(competition.CLASSES))
@@ -123,6 +130,7 @@ def read_images(args: argparse.Namespace, competition) -> pd.DataFrame:
 def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Opinion]:
     """The tables that the ensemble CSV names, with their weights; each class needs a weight in each kind it has."""
     rows = read_table(config, {"Predictions": str, "Type": str, **dict.fromkeys(classes, float)})
+    rows["Group"] = rows["Group"] if "Group" in rows else np.arange(len(rows))
     if not len(rows):
         raise UserError(f"{config} names no table")
     unknown = rows[~rows["Type"].isin(KINDS)]
@@ -137,6 +145,9 @@ def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Op
         nothing = weights[(rows["Type"] == kind).to_numpy()].sum(axis=0) == 0
         if nothing.any():
             raise UserError(f"{config}: the {kind} weights of {classes[np.flatnonzero(nothing)[0]]} sum to zero")
+    totals = pd.DataFrame(weights).groupby([rows["Type"], rows["Group"]]).transform("sum").to_numpy()
+    if rows["Group"].duplicated().any():
+        weights = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
     paths = [find_table(name, config, folder) for name in rows["Predictions"]]
     return [
         Opinion(path, kind, weight, read_probabilities(path, classes))
@@ -174,7 +185,9 @@ def covering(opinions: Sequence[Opinion]) -> pd.DataFrame:
     return max(opinions, key=lambda own: own.kind == "image").table
 
 
-def decide(opinions: Sequence[Opinion], cells: pd.DataFrame, args: argparse.Namespace, competition) -> np.ndarray:
+def decide(
+    opinions: Sequence[Opinion], cells: pd.DataFrame, images: pd.DataFrame, args: argparse.Namespace, competition
+) -> np.ndarray:
     """The combined probability of each cell and class: (len(cells), C)."""
     rules, decays = parse_rules(args, competition), parse_decays(args.decay, competition.CLASSES)
     means = {}
@@ -182,11 +195,13 @@ def decide(opinions: Sequence[Opinion], cells: pd.DataFrame, args: argparse.Name
         own = [opinion for opinion in opinions if opinion.kind == kind]
         if own:
             values = [values_of(opinion, cells, competition.CLASSES, bool(args.rank)) for opinion in own]
-            means[kind] = weighted_mean(values, np.array([opinion.weights for opinion in own]))
+            weights = np.array([opinion.weights for opinion in own])
+            means[kind] = AVERAGES[args.average](values, weights, competition.EXCLUSIVE)
     if decays and "cell" not in means:
         raise UserError(f"--decay {args.decay} ranks an image's cells, but {args.config} has no table of Type cell")
     cell, image = (means.get(kind, means.get(other)) for kind, other in (KINDS, KINDS[::-1]))
-    probs = combine(cell, image, rules, args.cell_weight) if len(means) == 2 else cell.copy()
+    alone = wanted(cells, images) == 1
+    probs = combine(cell, image, rules, args.cell_weight, alone) if len(means) == 2 else cell.copy()
     for index, factor in decays.items():
         probs[:, index] *= decay(cell[:, index], cells["ImageID"].to_numpy(), factor)
     if competition.NEGATIVE is not None:
@@ -194,6 +209,13 @@ def decide(opinions: Sequence[Opinion], cells: pd.DataFrame, args: argparse.Name
     if args.border_weight != "none":
         probs *= border_weights(cells, args.border_weight)[:, None]
     return probs
+
+
+def wanted(cells: pd.DataFrame, images: pd.DataFrame) -> np.ndarray:
+    """How many cells are wanted of each cell's image, (len(cells),): its `Count`, else as many as it has."""
+    if "Count" not in images:
+        return cells.groupby("ImageID")["CellID"].transform("size").to_numpy()
+    return cells["ImageID"].map(images.set_index("ID")["Count"]).to_numpy()
 
 
 def parse_rules(args: argparse.Namespace, competition) -> list[str]:

@@ -4,25 +4,37 @@
 
 Writes `score_<submission name>.csv` (a row a class and the mean) and `score_<submission name>.png` to --out_path,
 which without the flag is the submission's folder. Several submissions are compared, a row each, under their --names.
+
+    python evaluate.py --competition cytologia --classes RBC,WBC,Platelets --truth valid.csv \\
+        --cell_meta_csv_path META/valid_cell.csv --probabilities OUT/ensemble_cells.csv
+
+With a cells table in place of a submission, boxes are scored whatever the competition's own score is: COCO's AP and
+AP50 of each class (confidence = the finder's score x the class probability) and of finding cells of any class, and how
+many true centres are found with 1, 3 and 10 detections a true cell. Without --probabilities the finder's classes count.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
+import numpy as np
 import pandas as pd
 
 import competitions
-from cells.table import write_table
+from cells.table import BOX, CELL_COLUMNS, KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
 from common.files import atomic, existing
+from competitions import Competition
+from metrics.box_map import ap_table, centre_recall
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     competitions.add_flags(parser)
-    parser.add_argument("--submission", required=True, nargs="+", help="submissions as ensemble.py writes them")
+    parser.add_argument("--submission", nargs="+", help="submissions as ensemble.py writes them")
+    parser.add_argument("--cell_meta_csv_path", help="a cells table, in place of a submission: score its boxes")
+    parser.add_argument("--probabilities", help="with a cells table: the classes' probabilities, ensemble_<name>.csv")
+    parser.add_argument("--name", default="boxes", help="with a cells table: score_<name>.csv")
     parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
     parser.add_argument("--truth", required=True, help="truth table: a cells table with a further column Label")
     parser.add_argument("--out_path", help="folder for the table and the picture")
@@ -33,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Score the submission, show and write the result."""
     args = get_args_parser().parse_args(argv)
     competition = competitions.get(args.competition, args.classes)
+    if bool(args.submission) == bool(args.cell_meta_csv_path):
+        raise UserError("give either --submission or --cell_meta_csv_path, which says what to score")
+    if args.cell_meta_csv_path:
+        score_boxes(args, competition)
+        return
     names = args.names or args.submission
     if len(names) != len(args.submission):
         raise UserError(f"--names has {len(names)} names for {len(args.submission)} submissions")
@@ -47,13 +64,53 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         compare(pd.DataFrame({"Submission": names, competition.SCORE: means}))
 
 
-def score(submission: Path, truth: Path, competition: ModuleType, out_path: str | None) -> pd.DataFrame:
+def score(submission: Path, truth: Path, competition: Competition, out_path: str | None) -> pd.DataFrame:
     """Score one submission and write its table and picture; returns the table."""
     table = competition.score(submission, truth)
     out = Path(out_path) if out_path else submission.parent
     write_table(table, out / f"score_{submission.stem}.csv")
     draw(table, competition.SCORE, out / f"score_{submission.stem}.png")
     return table
+
+
+def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
+    """Score the boxes of a cells table; show and write the result."""
+    classes = competition.CLASSES
+    truth = competition.read_cells(existing(args.truth, "--truth"))
+    cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float}, key=KEY)
+    unknown = cells["ImageID"][~cells["ImageID"].isin(competition.read_labels(args.truth)["ID"])]
+    if len(unknown):
+        raise UserError(f"{args.cell_meta_csv_path} has the image {unknown.iloc[0]}, which {args.truth} lacks")
+    truth = truth.assign(**{"class": truth["Label"].astype(np.int64)})
+    table = ap_table(classes, truth, detections(cells, args.probabilities, classes), competition.MAX_DETECTIONS)
+    same = [part.assign(**{"class": 0}) for part in (truth, cells)]
+    one = ap_table(("any class",), *same, competition.MAX_DETECTIONS)
+    table = pd.concat([one.iloc[:1], table], ignore_index=True)
+    out = Path(args.out_path or Path(args.cell_meta_csv_path).parent)
+    write_table(table, out / f"score_{args.name}.csv")
+    draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{args.name}.png")
+    show(table, "COCO mAP@[.50:.05:.95]")
+    last, found = table.iloc[-1], centre_recall(truth, cells)
+    say(f"mAP50: {last['AP50']:.4f}; any class AP50: {table['AP50'].iloc[0]:.4f}")
+    say("centres found with 1, 3, 10 detections a cell: " + ", ".join(f"{value:.4f}" for value in found))
+
+
+def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence[str]) -> pd.DataFrame:
+    """A cells table as detections `ImageID,class,score,x1,y1,x2,y2`: a row a cell and class, or the finder's class."""
+    if probabilities is None:
+        if len(classes) > 1 and "Label" not in cells:
+            raise UserError("the cells table has no column Label; --probabilities says which class its cells have")
+        return cells.assign(**{"class": cells["Label"].astype(np.int64) if len(classes) > 1 else 0})
+    table = read_probabilities(probabilities, classes)
+    probs = table[list(classes)].to_numpy()[match_rows(cells, table, KEY, probabilities)]
+    rows, which = np.indices(probs.shape).reshape(2, -1)
+    found = cells[["ImageID", *BOX]].iloc[rows].reset_index(drop=True)
+    return found.assign(**{"class": which, "score": cells["score"].to_numpy()[rows] * probs.ravel()})
+
+
+def say(text: str) -> None:
+    """Tell the user a figure."""
+    print(text)  # noqa: T201
 
 
 def compare(table: pd.DataFrame) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-# How the cell models' and the image models' opinion of a class become one: (N,), (N,) and the cells' share -> (N,).
-# Published: the product (12th place and others, HPA 2021) and .7 of the cell's with .3 of the image's (4th place).
-COMBINE: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+# How the cell models' and the image models' opinion of a class become one: (N,) each, with the cells' share -> (N,).
+# Published: the product (12th place and others, HPA 2021), .7 of the cell's with .3 of the image's (4th place), and a
+# mixture in images of one cell only (1st place, Cytologia), where the image shows nothing else.
+COMBINE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "product": lambda cell, image, share: cell * image,
     "mean": lambda cell, image, share: (cell + image) / 2,
     "weighted": lambda cell, image, share: share * cell + (1 - share) * image,
+    "single": lambda cell, image, share: share * cell + (1 - share) * image,
 }
 
 # How the class that excludes the others gets its probability: its own (cell, image, combined), each (N,), and the
@@ -40,12 +42,41 @@ def weighted_mean(tables: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarr
     return sum((table * share for table, share in zip(tables, shares, strict=True)), np.zeros(()))
 
 
-def combine(cell: np.ndarray, image: np.ndarray, rules: Sequence[str], share: float = 0.7) -> np.ndarray:
+def mean_logits(tables: Sequence[np.ndarray], weights: np.ndarray, exclusive: bool) -> np.ndarray:
+    """The probabilities whose logits are the weighted mean of the tables', (N, C); weights as in `weighted_mean`.
+
+    exclusive: the classes exclude each other, so the logits are log p (up to a constant that the softmax takes away).
+
+    >>> mean_logits([np.array([[0.8, 0.2]]), np.array([[0.5, 0.5]])], np.ones((2, 2)), True).round(4)
+    array([[0.6667, 0.3333]])
+    """
+    tiny = 1e-7  # float32 tables know no nearer to 0 and 1
+    tables = [np.clip(table, tiny, 1 - tiny) for table in tables]
+    if exclusive:
+        mean = weighted_mean([np.log(table) for table in tables], weights)
+        raised = np.exp(mean - mean.max(axis=1, keepdims=True))
+        return raised / raised.sum(axis=1, keepdims=True)
+    return 1 / (1 + np.exp(-weighted_mean([np.log(table / (1 - table)) for table in tables], weights)))
+
+
+AVERAGES: dict[str, Callable[[Sequence[np.ndarray], np.ndarray, bool], np.ndarray]] = {
+    "probs": lambda tables, weights, exclusive: weighted_mean(tables, weights),
+    "logits": mean_logits,
+}
+
+
+def combine(
+    cell: np.ndarray, image: np.ndarray, rules: Sequence[str], share: float = 0.7, alone: np.ndarray | None = None
+) -> np.ndarray:
     """The probabilities (N, C) from the cell models' and the image models' opinion, (N, C) both.
 
-    rules: C names in COMBINE, one a class; share: of the cells' opinion where the rule is `weighted`.
+    rules: C names in COMBINE, one a class; share: of the cells' opinion where the rule is `weighted` or `single`; alone
+    (N,) bool: which cells are the only one of their image, outside of which `single` leaves the image's opinion out.
     """
-    columns = [COMBINE[name](cell[:, index], image[:, index], share) for index, name in enumerate(rules)]
+    shares = {name: np.full(len(cell), share) for name in COMBINE}
+    if alone is not None:
+        shares["single"] = np.where(alone, share, 1.0)
+    columns = [COMBINE[name](cell[:, index], image[:, index], shares[name]) for index, name in enumerate(rules)]
     return np.stack(columns, axis=1)
 
 

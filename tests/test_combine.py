@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from cells.combine import COMBINE, NEGATIVE, combine, decay, exclude, ranks, weighted_mean
+from cells.combine import COMBINE, NEGATIVE, combine, decay, exclude, mean_logits, ranks, weighted_mean
 
 CELL = np.array([[0.8, 0.2, 0.1]])
 IMAGE = np.array([[0.5, 0.5, 0.4]])
@@ -87,3 +87,22 @@ def test_ranks_are_scipys(seed: int, rows: int) -> None:
     values = np.random.default_rng(seed).integers(8, size=(rows, 3)) / 7
     np.testing.assert_allclose(ranks(values), (rankdata(values, axis=0) - 1) / (rows - 1))
     assert ranks(values[:1]).tolist() == [[0.5] * 3]
+
+
+def test_single_mixes_where_a_cell_is_alone():
+    alone = np.array([True, False])
+    cell, image = np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([[0.4, 0.6], [0.4, 0.6]])
+    expected = [[0.25 * 0.8 + 0.75 * 0.4, 0.25 * 0.2 + 0.75 * 0.6], [0.8, 0.2]]
+    np.testing.assert_allclose(combine(cell, image, ["single"] * 2, 0.25, alone), expected)
+
+
+def test_mean_logits_by_hand():
+    """Odds of 4 and 1 have the geometric mean 2; weights of 3 and 1 give 4 ** .75 = 2 ** 1.5."""
+    tables = [np.array([[0.8, 0.2]]), np.array([[0.5, 0.5]])]
+    odds = np.array([2.0, 2**1.5])
+    for exclusive in (True, False):
+        for weights, odd in zip(([[1, 1], [1, 1]], [[3, 3], [1, 1]]), odds, strict=True):
+            found = mean_logits(tables, np.array(weights, float), exclusive)
+            np.testing.assert_allclose(found, [[odd / (1 + odd), 1 / (1 + odd)]], rtol=1e-6)
+    certain = mean_logits([np.array([[1.0, 0.0]])], np.ones((1, 2)), True)
+    assert np.isfinite(certain).all() and certain[0, 0] > 0.999

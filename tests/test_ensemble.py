@@ -353,3 +353,36 @@ def test_the_shipped_configuration() -> None:
     assert config.columns.tolist() == ["Predictions", "Type", *CLASSES]
     assert config["Type"].tolist() == ["cell", "cell", "image"]
     assert (config[list(CLASSES)].to_numpy() == np.array([[0.4], [0.6], [1.0]])).all()
+
+
+def test_groups_have_the_same_say(tmp_path):
+    """Two tables of one group and one of another: .25, .25, .5; the mean of the logits; images of one wanted cell."""
+    classes = ("A", "B")
+    probs = {"one": 0.9, "two": 0.5, "three": 0.2, "image": 0.6}
+    for name, p in probs.items():
+        cell_ids = [0, 0] if name == "image" else [1, 1]
+        table = pd.DataFrame({"ImageID": ["x.png", "y.png"], "CellID": cell_ids, "A": p, "B": 1 - p})
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    config = tmp_path / "config.csv"
+    config.write_text(
+        "Predictions,Type,Group,A,B\none.csv,cell,big,1,1\ntwo.csv,cell,big,1,1\nthree.csv,cell,small,1,1\n"
+        "image.csv,image,only,1,1\n"
+    )
+    (tmp_path / "test.csv").write_text("trustii_id,NAME\n1,x.png\n2,y.png\n3,y.png\n")
+    cells = pd.DataFrame({"Image": ["x.png+1", "y.png+1"], "ImageID": ["x.png", "y.png"], "CellID": 1})
+    cells = cells.assign(ImageWidth=9, ImageHeight=9, PredictionString="", x1=1, y1=1, x2=4, y2=4, score=0.5, keep=1)
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    flags = [
+        str(config), "--competition", "cytologia", "--classes", ",".join(classes),
+        "--meta_csv", str(tmp_path / "test.csv"),
+        "--cell_meta_csv_path", str(tmp_path / "cells.csv"), "--out_path", str(tmp_path),
+    ]  # fmt: skip
+    ensemble.main([*flags, "--average", "probs"])
+    cell = 0.25 * 0.9 + 0.25 * 0.5 + 0.5 * 0.2
+    found = pd.read_csv(tmp_path / "ensemble_config.csv")["A"]
+    np.testing.assert_allclose(found, [0.457 * cell + 0.543 * 0.6, cell], rtol=1e-5)
+    ensemble.main([*flags, "--combine", "weighted", "--cell_weight", "1", "--submission", "1"])
+    odds = (9**0.5 * 1**0.5) ** 0.5 * (0.2 / 0.8) ** 0.5
+    found = pd.read_csv(tmp_path / "ensemble_config.csv")["A"]
+    np.testing.assert_allclose(found, odds / (1 + odds), rtol=1e-5)
+    assert pd.read_csv(tmp_path / "submission_config.csv")["NAME"].tolist() == ["x.png", "y.png", "y.png"]
