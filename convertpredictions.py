@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="test", help="which predictions; valid = out-of-fold")
     parser.add_argument("--augment", default="default", help="views: default, all or a comma-separated list")
     parser.add_argument("--model", required=True, help="--out_dir of train.py and test.py")
-    parser.add_argument("--epoch", type=int, required=True)
+    parser.add_argument("--epoch", required=True, help="as in test.py's --predict_epoch: a number, or best")
     parser.add_argument("--cellorimage", choices=["cell", "image", "nucleus"], required=True)
     parser.add_argument("--seeds", default="1", help="seeds of the random crops, a comma-separated list")
     parser.add_argument("--folds", help="a comma-separated list; without the flag every fold<k> folder of the model")
@@ -72,10 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     print(f"{path}: {len(table)} rows")  # noqa: T201
 
 
+def epoch_folder(epoch: str) -> str:
+    """The folder of an epoch's predictions.
+
+    >>> epoch_folder("6"), epoch_folder("best")
+    ('epoch_006', 'epoch_best')
+    """
+    if epoch != "best" and not epoch.isdecimal():
+        raise UserError(f"--epoch {epoch} must be an epoch's number or best")
+    return f"epoch_{epoch}" if epoch == "best" else f"epoch_{int(epoch):03d}"
+
+
 def find_files(args: argparse.Namespace) -> dict[int, list[Path]]:
     """The raw prediction files of each fold: every view x seed. UserError for a fold or file that is not there."""
     model = existing(Path(args.predictions_path) / safe_name(args.model, "--model"), "--model")
-    views, seeds = parse_views(args.augment), parse_numbers(args.seeds, "--seeds")
+    views, seeds, epoch = parse_views(args.augment), parse_numbers(args.seeds, "--seeds"), epoch_folder(args.epoch)
     present = sorted(int(path.name[4:]) for path in model.glob("fold*") if re.fullmatch(r"fold\d+", path.name))
     folds = parse_numbers(args.folds, "--folds") if args.folds else present
     if not folds:
@@ -84,7 +95,7 @@ def find_files(args: argparse.Namespace) -> dict[int, list[Path]]:
         raise UserError(f"--folds: {model / f'fold{fold}'} does not exist; there are the folds {some(present, 10)}")
     return {
         fold: [
-            model / f"fold{fold}" / f"epoch_{args.epoch:03d}" / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz"
+            model / f"fold{fold}" / epoch / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz"
             for view in views
             for seed in seeds
         ]

@@ -3,7 +3,8 @@
     python test.py --base_dir RESULTS --out_dir Cell_BCE --predict_epoch 6 --fold 0 --augment all --seed 1 \\
         --dataset test --img_dir CROPS --cellorimage cell
 
-Writes RESULTS/submissions/<out_dir>/fold<k>/epoch_<NNN>/<view>_seed<s>/prob_<dataset>.npz. Flags that are not given are
+Writes RESULTS/submissions/<out_dir>/fold<k>/epoch_<NNN>/<view>_seed<s>/prob_<dataset>.npz, where <NNN> is `best` for
+--predict_epoch best, which is another epoch in each fold. Flags that are not given are
 read from the checkpoint. `--dataset valid` predicts the validation images of the fold, for out-of-fold scores.
 Seed 0 sees the whole image; every other seed a random crop of each, as in training.
 """
@@ -92,7 +93,8 @@ def main(argv: list[str] | None = None) -> int | None:
     fabric.print(describe(fabric))
     model = fabric.setup(network(args, checkpoint, path))
     out = Path(args.base_dir) / "submissions" / args.out_dir / f"fold{args.fold}"
-    out /= f"epoch_{epoch_name(checkpoint['epoch'])}"
+    best = args.predict_epoch == "best" and not args.network_path
+    out /= "epoch_best" if best else f"epoch_{epoch_name(checkpoint['epoch'])}"
     identity = f"{digest(path)} {args.cam_pool}"
     with sole_writer(out) if fabric.global_rank == 0 else nullcontext():
         for seed in seeds:
@@ -120,8 +122,10 @@ def open_checkpoint(args: Namespace) -> tuple[Path, dict]:
     folder = run_folder(args.base_dir, args.out_dir, args.fold)
     if args.network_path:
         path, flag = Path(args.network_path), "--network_path"
-    elif args.predict_epoch in ("best", "last"):
-        path, flag = folder / f"{args.predict_epoch}.pth", "--predict_epoch"
+    elif args.predict_epoch == "best":
+        path, flag = folder / "best.pth", "--predict_epoch"
+    elif args.predict_epoch == "last":
+        path, flag = max(folder.glob("[0-9]*.pth"), default=folder / "001.pth"), "--predict_epoch"
     elif args.predict_epoch.isdecimal():
         path, flag = folder / f"{epoch_name(int(args.predict_epoch))}.pth", "--predict_epoch"
     else:

@@ -40,13 +40,12 @@ find_cells "$TEST" "$TEST_IMAGES" held --weights "$RESULTS/models/Detector/fold0
 name=$(basename "$TEST" .csv)
 python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir Classes --predict_epoch best --fold 0 --dataset held \
     --cellorimage cell --img_dir "$CROPS" --augment all --gpu_id "$GPU" --workers "$WORKERS"
-epoch=$(basename "$(ls -d "$RESULTS"/submissions/Classes/fold0/epoch_* | tail -1)" | sed 's/epoch_0*//')
-python convertpredictions.py "${own[@]}" --dataset held --augment all --model Classes --epoch "$epoch" --cellorimage cell \
+python convertpredictions.py "${own[@]}" --dataset held --augment all --model Classes --epoch best --cellorimage cell \
     --seeds 0 --rank 0 --predictions_path "$RESULTS/submissions" --meta_csv_path "$TEST" \
     --cell_meta_csv_path "$META/${name}_cell.csv" --out_path "$TABLES" --add_datetime 0
 
 echo "== score, draw"
 python evaluate.py "${own[@]}" --truth "$TEST" --cell_meta_csv_path "$META/${name}_cell.csv" --out_path "$OUT" \
-    --probabilities "$TABLES/probabilities_Classes_$epoch.csv" --name held
+    --probabilities "$TABLES/probabilities_Classes_best.csv" --name held
 python visualize.py overlays "${own[@]}" --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
-    --cell_meta_csv_path "$META/${name}_cell.csv" --probabilities "$TABLES/probabilities_Classes_$epoch.csv" --out_path "$OUT/pictures"
+    --cell_meta_csv_path "$META/${name}_cell.csv" --probabilities "$TABLES/probabilities_Classes_best.csv" --out_path "$OUT/pictures"

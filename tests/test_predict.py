@@ -132,6 +132,7 @@ def test_bgr_swaps_red_and_blue(trained, out):
 
 def test_best_epoch_and_network_path(trained, out):
     predict.main(predict_flags(trained, "--predict_epoch", "best"))
+    assert (out.parent / "epoch_best" / "default_seed0" / "prob_test.npz").exists()
     path = trained / "results" / "models" / "run" / "fold0" / "002.pth"
     predict.main(predict_flags(trained, "--network_path", str(path)))
     assert (out / "default_seed0" / "prob_test.npz").exists()
