@@ -23,7 +23,7 @@ from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError, choose
 from competitions import Competition
 from engine.checkpoints import load_model, read
-from engine.scenes import network_input
+from engine.scenes import network_input, of_side
 from models import build_detector, finds_masks, task_of
 from tasks.detect import detector_options
 
@@ -171,6 +171,7 @@ class NetworkFinder:
 
     def _good(self, find: dict) -> dict:
         """The finds above the threshold that have an area and are not nearly the same as a better one."""
+        find = find | {"boxes": of_side(find["boxes"], self.competition.BOX_SIZE)}
         sides = find["boxes"][:, 2:] - find["boxes"][:, :2]
         keep = np.flatnonzero((find["scores"] >= self.fusing.threshold) & (sides > 0).all(1))
         kept = nms(find["boxes"][keep], find["scores"][keep], self.fusing.nms_iou, find["labels"][keep])

@@ -102,3 +102,13 @@ def to_pixels(boxes: np.ndarray, shape: tuple[int, int], size: tuple[int, int] |
     height, width = shape
     new = fitted(height, width, size)
     return boxes / np.float32([new[1] / width, new[0] / height] * 2)
+
+
+def of_side(boxes: np.ndarray, side: float | None) -> np.ndarray:
+    """Squares of `side` pixels about the middles of boxes (n, 4), for competitions whose boxes all have one size; the
+    boxes as they are where that is None.
+    """
+    if side is None:
+        return boxes
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return np.hstack([middle - side / 2, middle + side / 2])

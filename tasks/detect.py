@@ -17,7 +17,7 @@ from common.files import existing
 from competitions import Competition
 from engine.data import Batches, batches_of, loader
 from engine.samples import read_fold
-from engine.scenes import BOX, Scenes, canvas_of, to_pixels
+from engine.scenes import BOX, Scenes, canvas_of, of_side, to_pixels
 from engine.train import Task, gather
 from metrics.box_map import ap_table
 from models import build_detector, finds_masks
@@ -108,6 +108,7 @@ def found_table(samples: Scenes, finds: dict[int, dict[str, np.ndarray]]) -> pd.
     parts = []
     for index, one in sorted(finds.items()):
         boxes = to_pixels(one["boxes"], tuple(sizes.loc[samples.keys[index]]), samples.canvas)
+        boxes = of_side(boxes, samples.competition.BOX_SIZE)
         own = pd.DataFrame(boxes, columns=BOX).assign(ImageID=samples.keys[index], score=one["scores"])
         parts.append(own.assign(**{"class": one["labels"].astype(np.int64)}))
     return pd.concat(parts, ignore_index=True)
