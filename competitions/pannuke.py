@@ -136,7 +136,7 @@ def _image_cells(image_id: str, masks: np.ndarray) -> pd.DataFrame:
     texts, frames = encode_label_image(labels), boxes(labels)
     names = np.zeros(labels.max() + 1, np.int64)
     names[labels] = class_map(masks)
-    cells = list(texts)
+    cells = np.array(list(texts), np.int64)
     x1, y1, x2, y2 = np.array([frames[cell] for cell in cells], np.int64).reshape(-1, 4).T
     return pd.DataFrame(
         {
