@@ -22,12 +22,14 @@ cpu)
     cell_epochs=4 focal_from=4 single_epochs=5 image_epochs=12 whole_epochs=8 long_epochs=12
     cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 140 --crop_size 112) map_size=(--img_size 192 --crop_size 160)
     resized=192 batch=16 whole_batch=8 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.98
+    lr=1e-3 focal_lr=5e-4 # of the published schedules' first epoch, x 3.3 for all: these runs are so short
     ;;
 gpu)
     images=(--size 2048)
     cell_epochs=6 focal_from=4 single_epochs=7 image_epochs=25 whole_epochs=14 long_epochs=18
     cell_size=(--img_size 320 --crop_size 256) image_size=(--img_size 768 --crop_size 512) map_size=("${image_size[@]}")
     resized=768 batch=32 whole_batch=16 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.998
+    lr=3e-4 focal_lr=1.5e-4 # as published
     ;;
 *)
     echo "SCALE=$SCALE is not known; choose from: cpu, gpu" >&2
@@ -89,12 +91,12 @@ score() { # name, tables as <model>_<epoch>:<kind>:<weight>, --, then flags of e
 cell=(--cell cell --img_path "$CROPS" "${cell_size[@]}")
 whole=(--cell image --img_path "$IMGS" --batch_size $whole_batch)
 I=("Image_Focal_$image_epochs:image:1")
-cell_schedule=(--scheduler AdamShortRun)
+cell_schedule=(--scheduler AdamShortRun --lr $lr)
 no_negative=(--negative own --negative_penalty 0)
 
 pair() { # name, then flags of both: the published pair of cell models, BCE epochs and one Focal epoch after them
     train "$1_BCE" class_${net}_dropout "${cell[@]}" --loss BCE "${cell_schedule[@]}" --epochs $cell_epochs "${@:2}"
-    train "$1_Focal" class_${net}_dropout "${cell[@]}" --loss Focal --scheduler Adam20 --epochs 1 "${@:2}" \
+    train "$1_Focal" class_${net}_dropout "${cell[@]}" --loss Focal --scheduler Adam20 --lr $focal_lr --epochs 1 "${@:2}" \
         --preload self --resume "$RUN/results/models/$1_BCE/fold0/$(printf %03d $focal_from).pth"
     predict "$1_BCE" $cell_epochs cell --img_dir "$CROPS"
     predict "$1_Focal" 1 cell --img_dir "$CROPS"
@@ -106,7 +108,7 @@ pair_tables() { # name: the pair with its published weights
 
 idea_recipe() {
     pair Cell
-    train Image_Focal class_${net}_dropout "${whole[@]}" "${image_size[@]}" --loss Focal --scheduler AdamAndrew35 \
+    train Image_Focal class_${net}_dropout "${whole[@]}" "${image_size[@]}" --loss Focal --scheduler AdamAndrew35 --lr $lr \
         --epochs $image_epochs
     predict Image_Focal $image_epochs image --img_dir "$IMGS"
     pair_tables Cell
@@ -141,12 +143,12 @@ idea_balanced() { replaced balanced --sample -1; }
 idea_mixup() { replaced mixup --mixup 0.4; }
 idea_cutmix() { replaced cutmix --cutmix 1; }
 idea_longer() { # the control: as many epochs as the best combination has in all
-    local cell_schedule=(--scheduler cosine --lr 3e-4) cell_epochs=$long_epochs focal_from=$long_epochs
+    local cell_schedule=(--scheduler cosine --lr $lr) cell_epochs=$long_epochs focal_from=$long_epochs
     replaced longer
 }
 
 single() { # idea, network, then flags: one model in place of the pair
-    train "$1" "$2" --loss BCE --scheduler AdamShortRun --epochs $single_epochs "${@:3}"
+    train "$1" "$2" --loss BCE "${cell_schedule[@]}" --epochs $single_epochs "${@:3}"
     predict "$1" $single_epochs cell --img_dir "$CROPS"
     score "$1" "$1_$single_epochs:cell:1" "${I[@]}" --
 }
@@ -160,7 +162,7 @@ idea_warm() { # bags that begin with the recipe's cell model
 idea_duo() { single duo duo_$net "${whole[@]}" --crop_dir "$CROPS" "${duo_size[@]}"; }
 
 from_image() { # idea, network, then flags: cells from the maps of whole images; random crops would cut them off
-    train "$1" "$2" "${whole[@]}" "${map_size[@]}" --loss BCE --scheduler AdamAndrew35 --epochs $whole_epochs "${@:3}"
+    train "$1" "$2" "${whole[@]}" "${map_size[@]}" --loss BCE --scheduler AdamAndrew35 --lr $lr --epochs $whole_epochs "${@:3}"
     CROP_SEEDS=0 predict "$1" $whole_epochs cell --img_dir "$IMGS" --cache_dir "$CACHE"
     score "$1" "$1_$whole_epochs:cell:1" "${I[@]}" --
 }
@@ -171,7 +173,7 @@ idea_puzzle() { from_image puzzle class_${net}_cam --puzzle 1; }
 idea_soft() { # out-of-fold opinions of bags, corrected by the images' labels, then the recipe's pair anew
     local fold tables=$RUN/tables_oof/probabilities_bag_oof_$single_epochs.csv
     for fold in 0 1; do
-        FOLD=$fold SPLIT=oof_folds2 train bag_oof "${bags[@]}" --loss BCE --scheduler AdamShortRun --epochs $single_epochs
+        FOLD=$fold SPLIT=oof_folds2 train bag_oof "${bags[@]}" --loss BCE "${cell_schedule[@]}" --epochs $single_epochs
         once predict_bag_oof_$fold python test.py --base_dir "$RUN/results" --out_dir bag_oof --predict_epoch $single_epochs \
             --dataset valid --split_name oof_folds2 --folds_dir "$FOLDS" --fold $fold --img_dir "$CROPS" --gpu_id "$GPU"
     done
