@@ -14,11 +14,12 @@ from torch import nn
 from cells.crops import resize, to_uint8
 from common.errors import UserError
 from engine.checkpoints import load_model, read
-from models import Classifier, build
+from models import BagOfCells, DuoBranch, MaskPooled, build, task_of, wrapper_of
 
 # Pixels a side that the network is shown at least: at its usual stride of 32 a map of 6 x 6. Covering the hottest
 # quarter of smaller maps (3 x 3) lowered the class's logit hardly more than covering a random one; of these, far more.
 LEAST_SIZE = 192
+SIZES = ("num_classes", "in_channels", "crop_size")
 
 
 class CellModel:
@@ -27,16 +28,26 @@ class CellModel:
     def __init__(self, path: str | Path, flag: str, competition: ModuleType):
         checkpoint = read(path, flag)
         self.settings = checkpoint["settings"]
-        if self.settings["cell"] != "cell":
-            raise UserError(f"{flag} {path} was trained on whole images; a cell model is right")
-        sizes = (self.settings[name] for name in ("num_classes", "in_channels", "crop_size"))
-        net = build(self.settings["arch"], *sizes)
-        self.model = Classifier(net, nn.Identity(), competition.MEAN, competition.STD)
+        arch, kind = self.settings["arch"], wrapper_of(self.settings["arch"])
+        if task_of(arch) != "classify":
+            raise UserError(f"{flag} {path} is a {arch}, which finds cells; a classifier of cells is right")
+        if kind is MaskPooled or self.settings["cell"] != ("image" if kind is DuoBranch else "cell"):
+            what = "nuclei" if self.settings["cell"] == "nucleus" else "whole images"
+            raise UserError(f"{flag} {path} was trained on {what}; a cell model is right")
+        self._check_sizes(path, flag, competition)
+        net = build(arch, *(self.settings[name] for name in SIZES))
+        options = {"pool": self.settings["pool"]} if issubclass(kind, BagOfCells) else {}
+        self.model = kind(net, nn.Identity(), competition.MEAN, competition.STD, **options)
         load_model(self.model, checkpoint, path, flag)
         self.model.eval()
 
+    def _check_sizes(self, path: str | Path, flag: str, competition: ModuleType) -> None:
+        for name, right in (("num_classes", len(competition.CLASSES)), ("in_channels", len(competition.CHANNELS))):
+            if self.settings[name] != right:
+                raise UserError(f"{flag} {path} was trained with --{name} {self.settings[name]}; {right} is right here")
+
     def maps(self, crops: Sequence[np.ndarray], index: int) -> np.ndarray:
-        """The map of class `index` for each crop (side, side, 4) RGBY: (N, h, w) in 0..1, 1 where it counts most."""
+        """The map of class `index` for each crop (side, side, C): (N, h, w) in 0..1, 1 where it counts most."""
         size = self.settings["crop_size"]
         if not hasattr(getattr(self.model.net, "backbone", self.model.net), "patch_embed"):  # they take one size only
             size = max(size, LEAST_SIZE)

@@ -51,6 +51,21 @@ def composite(channels: np.ndarray) -> np.ndarray:
     return np.round(np.clip(channels @ MIX, 0, 1) * 255).astype(np.uint8)
 
 
+def picture_of(image: np.ndarray, masked: bool = False) -> np.ndarray:
+    """An image (height, width, C), uint8 or uint16, as one picture (height, width, 3) uint8: colours as they are, but
+    made brighter where all of it is dark; four channels mixed. masked: as in `stretch`.
+    """
+    return brighten(image) if image.shape[2] == 3 else composite(stretch(image, masked))
+
+
+def brighten(image: np.ndarray) -> np.ndarray:
+    """Colours (height, width, 3), uint8 or uint16, scaled alike so that the brightest pixels are white: uint8."""
+    full = np.iinfo(image.dtype).max
+    values = image.reshape(-1)
+    white = max(float(np.percentile(values[:: max(len(values) // SAMPLE, 1)], PERCENTILES[1])), LEAST * full)
+    return np.round(np.minimum(image * np.float32(255 / white), 255)).astype(np.uint8)
+
+
 def alone(channels: np.ndarray, channel: int) -> np.ndarray:
     """One stretched channel as a grey picture, (height, width, 3) uint8."""
     return np.repeat(np.round(channels[..., channel, None] * 255).astype(np.uint8), 3, axis=2)
@@ -63,11 +78,11 @@ def square(box: Sequence[int], margin: float) -> tuple[int, int, int]:
     return (x1 + x2 - side) // 2, (y1 + y2 - side) // 2, side
 
 
-def cut(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """A square of an image (height, width, ...), zero where it reaches beyond the image."""
-    out = np.zeros((side, side, *image.shape[2:]), image.dtype)
-    height, width = image.shape[:2]
-    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+def cut(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
+    """A part of an image (height, width, ...), zero where it reaches beyond the image."""
+    out = np.zeros((height, width, *image.shape[2:]), image.dtype)
+    x1, y1 = max(left, 0), max(top, 0)
+    x2, y2 = min(left + width, image.shape[1]), min(top + height, image.shape[0])
     if x1 < x2 and y1 < y2:
         out[y1 - top : y2 - top, x1 - left : x2 - left] = image[y1:y2, x1:x2]
     return out

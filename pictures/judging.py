@@ -1,4 +1,4 @@
-"""What is known about the cells to draw: their probabilities, their true classes, and where the two disagree."""
+"""What is true of the cells to draw, and where their probabilities disagree with it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
+from cells.boxes import iou as box_iou
 from cells.masks import decode_rles
-from cells.table import KEY, match_rows, read_probabilities
-from cells.triples import parse_triples, read_rows
+from cells.table import BOX, match_rows
 from common.errors import UserError, some
 from common.files import existing
+from pictures.opinions import scores_of
 
+LEAST_IOU = 0.5  # of a find and the true cell that it is taken for, where the competition says nothing
 MISS_COLUMNS = ("Kind", "ImageID", "CellID", "TrueCellID", "IoU", "Class", "Probability", "Label")
 
 
@@ -30,43 +32,19 @@ class Truth(NamedTuple):
     partners: np.ndarray | None = None
 
 
-def probabilities(path: str | Path, cells: pd.DataFrame, competition: ModuleType) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cells of those images that a probabilities table holds, and their probabilities, (cells, C).
-
-    The table of an image model gives every cell its image's probabilities.
-    """
-    table = read_probabilities(path, competition.CLASSES)
-    key = ["ImageID"] if len(table) and (table["CellID"] == 0).all() else KEY
-    cells = cells[cells["ImageID"].isin(table["ImageID"])].reset_index(drop=True)
-    rows = match_rows(cells, table, key, str(path), exact=False)
-    return cells, table[list(competition.CLASSES)].to_numpy()[rows]
-
-
-def submitted(path: str | Path, cells: pd.DataFrame, competition: ModuleType) -> tuple[pd.DataFrame, np.ndarray]:
-    """The same from a submission, whose masks must be those of the cells table; classes without a triple have 0."""
-    probs = np.zeros((len(cells), len(competition.CLASSES)))
-    own = cells.groupby("ImageID", sort=False).indices
-    masks = cells["PredictionString"].to_numpy()
-    seen = set()
-    for row in read_rows(path):
-        if row.id not in own:
-            continue
-        seen.add(row.id)
-        places = {masks[place]: place for place in own[row.id]}
-        classes, scores, texts = parse_triples(row.text, len(competition.CLASSES), row.where)
-        unknown = next((index for index, text in enumerate(texts) if text not in places), None)
-        if unknown is not None:
-            raise UserError(f"{row.where}: triple {unknown + 1} of {row.id} has a mask that is not in the cells table")
-        probs[[places[text] for text in texts], classes] = scores
-    held = cells["ImageID"].isin(seen).to_numpy()
-    return cells[held].reset_index(drop=True), probs[held]
-
-
-def read_truth(path: str | Path, cells: pd.DataFrame, competition: ModuleType) -> Truth:
+def read_truth(
+    path: str | Path, cells: pd.DataFrame, competition: ModuleType, root: str | None = None,
+    probs: np.ndarray | None = None,
+) -> Truth:  # fmt: skip
     """The true classes of cells: of the true cell that each overlaps most, if far enough; none for the others.
 
-    `path` may also be train.csv: then each cell has its image's labels. UserError for an image that it lacks.
+    Where single cells have labels, `path` is what competition.read_cells reads (with the images' folder `root`), and
+    no two cells share a true one: those with the highest of `probs` (N, C), or scores, choose first. Elsewhere it may
+    also be train.csv: then each cell has its image's labels. UserError for an image that it lacks.
     """
+    if competition.CELL_LABELS:
+        confidence = scores_of(cells) if probs is None else probs.max(axis=1)
+        return _read_labelled(path, cells, competition, root, confidence)
     if "PredictionString" not in pd.read_csv(existing(path, "--truth"), nrows=0).columns:
         labels = competition.read_labels(path)
         rows = match_rows(cells.rename(columns={"ImageID": "ID"}), labels, ["ID"], str(path), exact=False)
@@ -83,6 +61,50 @@ def read_truth(path: str | Path, cells: pd.DataFrame, competition: ModuleType) -
     partners[overlaps < competition.IOU_THRESHOLD] = -1
     labels = np.where((partners >= 0)[:, None], classes[partners], False)
     return Truth(labels, overlaps, table, classes, partners)
+
+
+def _read_labelled(path, cells: pd.DataFrame, competition: ModuleType, root, confidence: np.ndarray) -> Truth:
+    table = competition.read_cells(existing(path, "--truth"), root=root)
+    known = competition.read_metadata(path)["ID"]
+    missing = cells["ImageID"][~cells["ImageID"].isin(known)].drop_duplicates()
+    if len(missing):
+        raise UserError(f"{path} does not know the image {some(missing)}")
+    classes = competition.multi_hot(table["Label"]) > 0
+    partners, overlaps = pair_cells(cells, confidence, table, getattr(competition, "IOU_THRESHOLD", LEAST_IOU))
+    labels = np.zeros((len(cells), classes.shape[1]), bool)
+    labels[partners >= 0] = classes[partners[partners >= 0]]
+    return Truth(labels, overlaps, table.assign(_true=True), classes, partners)
+
+
+def pair_cells(
+    cells: pd.DataFrame, confidence: np.ndarray, truth: pd.DataFrame, least: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell the place of its true cell, or -1, and its largest IoU with any: (N,) both.
+
+    By falling confidence (N,), a cell takes the free true one of its image that it overlaps most, by at least `least`.
+    """
+    partners, overlaps = np.full(len(cells), -1), np.zeros(len(cells))
+    true_rows = truth.groupby("ImageID", sort=False).indices
+    for image_id, rows in cells.groupby("ImageID", sort=False).indices.items():
+        others = true_rows.get(image_id, [])
+        if not len(others):
+            continue
+        iou = overlap(cells, rows, truth, others)
+        overlaps[rows] = iou.max(axis=1)
+        for own in np.argsort(-confidence[rows], kind="stable"):
+            best = iou[own].argmax()
+            if iou[own, best] >= least:
+                partners[rows[own]] = others[best]
+                iou[:, best] = 0
+    return partners, overlaps
+
+
+def overlap(cells: pd.DataFrame, rows: Sequence[int], truth: pd.DataFrame, others: Sequence[int]) -> np.ndarray:
+    """The IoU of cells and true cells of one image, (rows, others): of masks where all are masks, else of boxes."""
+    if (cells["PredictionString"].iloc[rows] != "").all() and (truth["PredictionString"].iloc[others] != "").all():
+        return coco.iou(_masks(cells, rows), _masks(truth, others), [0] * len(others))
+    boxes, true = (table[BOX].to_numpy(float)[own] for table, own in ((cells, rows), (truth, others)))
+    return box_iou(boxes[:, None], true)
 
 
 def match_cells(cells: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +135,22 @@ def wrong(cells: pd.DataFrame, probs: np.ndarray, truth: Truth) -> pd.DataFrame:
     table = pd.DataFrame({"Cell": np.arange(len(cells)), "True": partners, "Class": values.argmax(axis=1),
                           "Probability": values.max(axis=1, initial=-1)})  # fmt: skip
     return table[table["Probability"] > 0].sort_values("Probability", ascending=False, kind="stable")
+
+
+def misses_of(cells: pd.DataFrame, probs: np.ndarray, truth: Truth, single: bool) -> dict[str, pd.DataFrame]:
+    """What is wrong with the cells, by kind, in rows as `wrong` and `overlooked` give them, the worst first.
+
+    single: each cell has one class. Then `wrong` are the cells that are some true cell of another class than their
+    likeliest, `false` those that are none, and `overlooked` the true cells that were not found.
+    """
+    tables = {"wrong": wrong(cells, probs, truth), "overlooked": overlooked(cells, probs, truth)}
+    if not single:
+        return tables
+    own = tables["wrong"]
+    matched = (own["True"] >= 0).to_numpy()
+    likeliest = probs.argmax(axis=1)[own["Cell"]] == own["Class"]
+    lost = tables["overlooked"]
+    return {"wrong": own[matched & likeliest], "false": own[~matched], "overlooked": lost[lost["Cell"] < 0]}
 
 
 def overlooked(cells: pd.DataFrame, probs: np.ndarray, truth: Truth) -> pd.DataFrame:

@@ -50,25 +50,31 @@ def _width(line: Line, index: int) -> int:
     return text_size(line.text, _scale(index))[0] + 2 * GAP
 
 
-def beside(picture: np.ndarray, panel: np.ndarray) -> np.ndarray:
-    """A picture and a panel side by side, the lower one continued in dark grey."""
-    height = max(len(picture), len(panel))
-    return np.hstack([_taller(picture, height), _taller(panel, height)])
+def beside(*pictures: np.ndarray) -> np.ndarray:
+    """Pictures and last a panel side by side, the lower ones continued in dark grey."""
+    height = max(map(len, pictures))
+    gaps = [GAP] * (len(pictures) - 2) + [0, 0]
+    return np.hstack([
+        cv2.copyMakeBorder(own, 0, height - len(own), 0, gap, cv2.BORDER_CONSTANT, value=DARK)
+        for own, gap in zip(pictures, gaps, strict=True)
+    ])  # fmt: skip
 
 
-def _taller(picture: np.ndarray, height: int) -> np.ndarray:
-    return cv2.copyMakeBorder(picture, 0, height - len(picture), 0, 0, cv2.BORDER_CONSTANT, value=DARK)
-
-
-def panel(lines: Sequence[Line], channels: np.ndarray, names: Sequence[str], width: int, scale: float) -> np.ndarray:
-    """A column of text, and below it each of the stretched channels (height, width, C) in grey."""
+def panel(lines: Sequence[Line], rows: Sequence[np.ndarray], width: int, scale: float) -> np.ndarray:
+    """A column of text, and below it rows of pictures, each `width` pixels wide."""
     lines = [Line(fit(line.text, width - 2 * GAP, scale), line.colour) for line in lines]
     text = np.full((sum(text_size(line.text, scale)[1] for line in lines) + 2 * GAP, width, 3), DARK, np.uint8)
     write(text, lines, GAP, GAP, scale)
-    column = [text, _row(channels, names, [PROTEIN], width, 1, scale)]
+    return np.vstack([text, *rows])
+
+
+def channel_rows(channels: np.ndarray, names: Sequence[str], width: int, scale: float) -> list[np.ndarray]:
+    """Each of the stretched channels (height, width, C) in grey: the protein alone in a row, then the others by two."""
     others = [index for index in range(len(names)) if index != PROTEIN]
-    column += [_row(channels, names, others[start : start + 2], width, 2, scale) for start in range(0, len(others), 2)]
-    return np.vstack(column)
+    pairs = [others[start : start + 2] for start in range(0, len(others), 2)]
+    return [_row(channels, names, [PROTEIN], width, 1, scale)] + [
+        _row(channels, names, pair, width, 2, scale) for pair in pairs
+    ]
 
 
 def _row(channels: np.ndarray, names: Sequence[str], which: Sequence[int], width: int, most: int,
@@ -77,7 +83,7 @@ def _row(channels: np.ndarray, names: Sequence[str], which: Sequence[int], width
     side = (width - (most + 1) * GAP) // most
     small = cv2.resize(channels, (side, max(round(side * len(channels) / channels.shape[1]), 1)),
                        interpolation=cv2.INTER_AREA)  # fmt: skip
-    tiles = [_titled(alone(small, index), names[index], scale) for index in which]
+    tiles = [titled(alone(small, index), names[index], scale) for index in which]
     row = np.full((len(tiles[0]) + GAP, width, 3), DARK, np.uint8)
     for place, own in enumerate(tiles):
         x = GAP + place * (side + GAP)
@@ -85,7 +91,8 @@ def _row(channels: np.ndarray, names: Sequence[str], which: Sequence[int], width
     return row
 
 
-def _titled(picture: np.ndarray, name: str, scale: float) -> np.ndarray:
+def titled(picture: np.ndarray, name: str, scale: float) -> np.ndarray:
+    """A picture below its name."""
     head = np.full((text_size(name, scale)[1] + 3, picture.shape[1], 3), DARK, np.uint8)
     write(head, [Line(name, GREY)], 0, 0, scale)
     return np.vstack([head, picture])

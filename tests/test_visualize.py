@@ -23,12 +23,13 @@ from competitions import hpa
 from engine.checkpoints import save
 from losses import build_loss
 from models import Classifier, build
-from pictures import judging
+from pictures import judging, opinions
 from pictures.cams import grad_cam
 from pictures.composite import alone, composite, cut, shrink, shrink_mask, square, stretch
-from pictures.curves import best_scores
+from pictures.curves import best_scores, run_names
 from pictures.drawing import (
     GREY,
+    RIGHT,
     WHITE,
     Line,
     Mark,
@@ -40,7 +41,7 @@ from pictures.drawing import (
     printable,
     text_size,
 )  # fmt: skip
-from pictures.overlay import cell_mark, confidence, top_classes
+from pictures.marks import cell_mark, confidence, top_classes
 from pictures.sheet import grid, tile
 from pictures.tiles import heated
 
@@ -182,9 +183,9 @@ def test_shrink_brings_the_longer_side_to_the_size(height, width, size):
 def test_square_and_cut_pad_with_zeros():
     assert square((10, 20, 30, 40), 0.25) == (5, 15, 30)
     image = np.arange(16, dtype=np.uint8).reshape(4, 4) + 1
-    assert cut(image, 2, 2, 3).tolist() == [[11, 12, 0], [15, 16, 0], [0, 0, 0]]
-    assert cut(image, -1, -1, 2).tolist() == [[0, 0], [0, 1]]
-    assert not cut(image, 9, 9, 2).any()
+    assert cut(image, 2, 2, 3, 3).tolist() == [[11, 12, 0], [15, 16, 0], [0, 0, 0]]
+    assert cut(image, -1, -1, 2, 2).tolist() == [[0, 0], [0, 1]]
+    assert not cut(image, 9, 9, 2, 2).any()
 
 
 def test_class_colours_differ_and_are_readable_on_black():
@@ -275,17 +276,17 @@ def test_confidence_and_top_classes():
 
 
 def test_a_cell_says_what_is_true():
-    names, mask = ("A", "B", "C"), np.ones((4, 4), bool)
+    names, mark = ("A", "B", "C"), Mark(np.ones((4, 4), bool), WHITE)
     probs = np.array([0.7, 0.1, 0.5])
 
     def texts(labels):
-        return [line.text for line in cell_mark(mask, 7, names, probs, labels).lines]
+        return [line.text for line in cell_mark(mark, 7, names, probs, labels).lines]
 
     assert texts(None) == ["7", "A .70", "C .50"]
     assert texts(np.array([True, False, False])) == ["7", "A .70", "C .50"]
     assert texts(np.array([False, True, True]))[-1] == "true: B, C"
     assert texts(np.zeros(3, bool))[-1] == "no true cell"
-    right, wrong = cell_mark(mask, 7, names, probs, np.array([True, False, False])).lines[1:]
+    right, wrong = cell_mark(mark, 7, names, probs, np.array([True, False, False])).lines[1:]
     assert right.colour != wrong.colour
 
 
@@ -314,7 +315,7 @@ def test_cells_are_matched_with_true_cells_by_mask():
 
 
 def test_misses_are_sorted_and_named(data):
-    cells, probs = judging.probabilities(data.work / "probs.csv", read_cells(data.work / "cells.csv"), hpa)
+    cells, probs = opinions.probabilities(data.work / "probs.csv", read_cells(data.work / "cells.csv"), hpa)
     truth = judging.read_truth(data.work / "truth.csv", cells, hpa)
     assert [np.flatnonzero(row).tolist() for row in truth.labels] == [[0], [16], [2]] * 2
     wrong = judging.wrong(cells, probs, truth)
@@ -331,7 +332,7 @@ def test_a_submission_says_the_same_as_its_probabilities(data):
     cells = read_cells(data.work / "cells.csv")
     one, two = (
         read(data.work / name, cells, hpa)
-        for read, name in ((judging.probabilities, "probs.csv"), (judging.submitted, "submission.csv"))
+        for read, name in ((opinions.probabilities, "probs.csv"), (opinions.submitted, "submission.csv"))
     )
     assert one[0].equals(two[0]) and np.allclose(one[1], two[1])
 
@@ -443,7 +444,7 @@ def test_contact_sheets(data, truth):
     assert not visualize.main(argv)
     names = sorted(path.name for path in data.out.iterdir())
     assert len(names) == 19 and names[0] == "sheet_00_nucleoplasm.png" and names[17] == "sheet_17_vesicles.png"
-    green = (read_png(data.out / names[0]) == visualize.RIGHT).all(axis=2).sum()
+    green = (read_png(data.out / names[0]) == RIGHT).all(axis=2).sum()
     assert (green > 400) == bool(truth)
 
 
@@ -466,7 +467,7 @@ def test_misses_against_the_labels_of_images(data):
 
 def test_probabilities_of_images_hold_for_all_cells(data):
     write_table(probs_of([("one", 0)], {("one", 0): {5: 0.9}}), data.work / "probs.csv")
-    cells, probs = judging.probabilities(data.work / "probs.csv", read_cells(data.work / "cells.csv"), hpa)
+    cells, probs = opinions.probabilities(data.work / "probs.csv", read_cells(data.work / "cells.csv"), hpa)
     assert cells["ImageID"].tolist() == ["one"] * 3 and (probs[:, 5] == 0.9).all()
 
 
@@ -478,7 +479,7 @@ def test_curves(data):
     folders = [str(data.work / name / "fold0") for name in ("a", "b")]
     assert not visualize.main(["curves", *folders, "--out_path", str(data.out)])
     assert read_png(data.out / "curves.png").shape[1] == 1500
-    assert visualize.run_names([Path("/x/Cell_BCE/fold0/log.csv")]) == ["Cell_BCE/fold0"]
+    assert run_names([Path("/x/Cell_BCE/fold0/log.csv")]) == ["Cell_BCE/fold0"]
     with pytest.raises(UserError, match="--names has 1 names for 2 logs"):
         visualize.main(["curves", *folders, "--names", "a", "--out_path", str(data.out)])
     with pytest.raises(UserError, match="two logs are called a"):
