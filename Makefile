@@ -1,16 +1,20 @@
 # make demo   installs everything and runs the whole road on made-up data (minutes on a laptop)
 # make test   installs everything and runs every test
+# make check  installs everything and says whether it works: versions, GPU, one step of every kind of model
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 demo: $(VENV)/.installed
 	$(RUN) bash recipes/hpa.sh --demo
 
 test: $(VENV)/.installed
 	$(RUN) ruff check .
 	$(RUN) python -m pytest
+
+check: $(VENV)/.installed
+	$(RUN) python check.py
 
 lint: $(VENV)/.installed
 	$(RUN) ruff check .
