@@ -143,7 +143,8 @@ def match_rows(keys: pd.DataFrame, table: pd.DataFrame, on: Sequence[str], name:
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table atomically: Parquet when the path ends so, else CSV with quotes only where a field needs them."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    # An empty chunk (of an empty table that pandas joined with others) would come out as garbage between the rows.
+    arrow = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
     with atomic(path) as temporary:
         if Path(path).suffix == ".parquet":
             pa.parquet.write_table(arrow, temporary)

@@ -144,3 +144,10 @@ def test_matching_undoes_any_order(first: list[int], second: list[int]) -> None:
     wanted = keys(*((f"image{number // 3}", number % 3) for number in second))
     rows = match_rows(wanted, table, KEY, "p.csv")
     pd.testing.assert_frame_equal(table.iloc[rows].reset_index(drop=True), wanted)
+
+
+def test_an_empty_part_of_a_joined_table_leaves_no_trace(tmp_path):
+    ids = (pd.array(names, "string[pyarrow]") for names in ([], ["a"]))
+    parts = [pd.DataFrame({"ID": own, "x": np.arange(len(own))}) for own in ids]
+    write_table(pd.concat(parts, ignore_index=True), tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text() == "ID,x\na,0\n"
