@@ -62,7 +62,7 @@ def test_numbers_that_are_not_finite_fail():
 @pytest.mark.parametrize("form", [*MODELS, "yolox_<size>"])
 def test_a_step_of_a_small_network(form):
     own = dict(check.kinds_of_models())[form]
-    assert "loss" in own() and "test_resnet" in own() or "nano" in own()
+    assert ("loss" in own() and "test_resnet" in own()) or "nano" in own()
 
 
 def test_losses_and_device():
