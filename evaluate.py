@@ -21,11 +21,13 @@ import numpy as np
 import pandas as pd
 
 import competitions
+from cells.boxes import best_match, iou
 from cells.table import BOX, CELL_COLUMNS, KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
 from common.files import atomic, existing
 from competitions import Competition
 from metrics.box_map import ap_table, centre_recall
+from metrics.classification import macro_f1
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -82,7 +84,8 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     if len(unknown):
         raise UserError(f"{args.cell_meta_csv_path} has the image {unknown.iloc[0]}, which {args.truth} lacks")
     truth = truth.assign(**{"class": truth["Label"].astype(np.int64)})
-    table = ap_table(classes, truth, detections(cells, args.probabilities, classes), competition.MAX_DETECTIONS)
+    every = detections(cells, args.probabilities, classes)
+    table = ap_table(classes, truth, every, competition.MAX_DETECTIONS)
     same = [part.assign(**{"class": 0}) for part in (truth, cells)]
     one = ap_table(("any class",), *same, competition.MAX_DETECTIONS)
     table = pd.concat([one.iloc[:1], table], ignore_index=True)
@@ -93,6 +96,22 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     last, found = table.iloc[-1], centre_recall(truth, cells)
     say(f"mAP50: {last['AP50']:.4f}; any class AP50: {table['AP50'].iloc[0]:.4f}")
     say("centres found with 1, 3, 10 detections a cell: " + ", ".join(f"{value:.4f}" for value in found))
+    say(named_right(truth, every, len(classes)))
+
+
+def named_right(truth: pd.DataFrame, every: pd.DataFrame, classes: int) -> str:
+    """How often the likeliest class is the true one, where a true cell is found (IoU above .5): accuracy, macro-F1."""
+    likeliest = every.sort_values("score", ascending=False, kind="stable").drop_duplicates(["ImageID", *BOX])
+    codes = pd.factorize(pd.concat([truth["ImageID"], likeliest["ImageID"]]))[0]
+    boxes, others = (part[BOX].to_numpy(float) for part in (truth, likeliest))
+    rows, overlaps = best_match(boxes, codes[: len(truth)], others, codes[len(truth) :], iou)
+    found = overlaps > 0.5
+    own, guess = truth["class"].to_numpy()[found], likeliest["class"].to_numpy()[rows[found]]
+    accuracy = (own == guess).mean() if len(own) else 0.0
+    return (
+        f"classes of the {found.sum()} of {len(truth)} true cells that are found: accuracy {accuracy:.4f}, "
+        f"macro-F1 {macro_f1(own, guess, classes):.4f}"
+    )
 
 
 def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence[str]) -> pd.DataFrame:

@@ -29,18 +29,18 @@ echo "== train the detector, then the classifier"
 net=(--optimizer AdamW --weight_decay 1e-4 --warmup_epochs 1 --scheduler cosine --final_lr 0.01 --pretrained efficientnet-lite0)
 python train.py "${fold[@]}" --out_dir Detector --arch centernet_fpn_tf_efficientnet_lite0 "${net[@]}" \
     --metadata "$DATA/train.csv" --root_dir "$IMAGES" --img_size 416 --crop_size 416 --augment riva --mosaic_epochs 0 \
-    --epochs 20 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --clipnorm 35 --ema 0.99
+    --epochs 12 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --clipnorm 35 --ema 0.99
 python train.py "${fold[@]}" --out_dir Classes --arch tf_efficientnet_lite0 "${net[@]}" --cell cell --img_path "$CROPS" \
     --img_size 96 --crop_size 96 --augment stained_crop --loss CrossEntropy --sample 800 --mixup 0 --cutmix 0 \
-    --epochs 8 --batch_size 32 --lr 5e-4 --ema 0.9
+    --epochs 6 --batch_size 32 --lr 5e-4 --ema 0.9
 
 echo "== find and classify the cells of the images that were held out"
 find_cells "$TEST" "$TEST_IMAGES" held --weights "$RESULTS/models/Detector/fold0/best.pth" \
-    --augment default,fliplr,flipud --score_threshold 0.01 --max_cells 100
+    --augment default,fliplr,flipud --score_threshold 0.02 --max_cells 60
 name=$(basename "$TEST" .csv)
 python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir Classes --predict_epoch best --fold 0 --dataset held \
-    --cellorimage cell --img_dir "$CROPS" --augment all --gpu_id "$GPU" --workers "$WORKERS"
-python convertpredictions.py "${own[@]}" --dataset held --augment all --model Classes --epoch best --cellorimage cell \
+    --cellorimage cell --img_dir "$CROPS" --augment default,fliplr --gpu_id "$GPU" --workers "$WORKERS"
+python convertpredictions.py "${own[@]}" --dataset held --augment default,fliplr --model Classes --epoch best --cellorimage cell \
     --seeds 0 --rank 0 --predictions_path "$RESULTS/submissions" --meta_csv_path "$TEST" \
     --cell_meta_csv_path "$META/${name}_cell.csv" --out_path "$TABLES" --add_datetime 0
 

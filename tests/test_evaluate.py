@@ -265,3 +265,28 @@ def test_masks_checked_together_as_one_by_one(seed: int) -> None:
         texts[place] = base64.b64encode(zlib.compress(bytes(counts))).decode()
     one_by_one = outcome(lambda: [decode_rle(text, height, width) for text in texts])
     assert outcome(decode_rles, texts, height, width) == one_by_one
+
+
+def test_the_boxes_of_a_cells_table(tmp_path, capsys):
+    """Two true cells, found exactly, one of them with the wrong class; a third find is nothing."""
+    rows = ["NAME,x1,y1,x2,y2,class", "a.png,0,0,10,10,A", "a.png,50,50,70,70,B", "b.png,0,0,0,0,"]
+    (tmp_path / "truth.csv").write_text("\n".join(rows))
+    cells = pd.DataFrame({"Image": ["a.png+1", "a.png+2", "b.png+1"], "ImageID": ["a.png", "a.png", "b.png"]})
+    cells = cells.assign(CellID=[1, 2, 1], ImageWidth=99, ImageHeight=99, PredictionString="", keep=1)
+    cells = cells.assign(x1=[0, 50, 5], y1=[0, 50.0, 5], x2=[10, 70, 9], y2=[10, 70, 9], score=[0.9, 0.8, 0.1])
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    probs = pd.DataFrame({"ImageID": cells["ImageID"], "CellID": cells["CellID"], "A": [0.9, 0.6, 0.5], "B": 0.2})
+    probs.to_csv(tmp_path / "probs.csv", index=False)
+    flags = ["--competition", "cytologia", "--classes", "A,B", "--truth", str(tmp_path / "truth.csv")]
+    flags += ["--cell_meta_csv_path", str(tmp_path / "cells.csv"), "--name", "mine"]
+    evaluate.main([*flags, "--probabilities", str(tmp_path / "probs.csv")])
+    printed = capsys.readouterr().out
+    assert "any class AP50: 1.0000" in printed and "with 1, 3, 10 detections a cell: 1.0000, 1.0000, 1.0000" in printed
+    assert "classes of the 2 of 2 true cells that are found: accuracy 0.5000, macro-F1 0.3333" in printed
+    table = pd.read_csv(tmp_path / "score_mine.csv").set_index("Class")
+    assert table["AP50"][["A", "B"]].tolist() == pytest.approx([1, 0.5])  # B's hit comes after a miss
+    assert (tmp_path / "score_mine.png").exists()
+    with pytest.raises(UserError, match="the cells table has no column Label; --probabilities says"):
+        evaluate.main(flags)
+    with pytest.raises(UserError, match="give either --submission or --cell_meta_csv_path"):
+        evaluate.main(flags[:6])
