@@ -8,8 +8,8 @@ from augment.scenes import about_middle, sometimes, warped
 
 
 def stained_crop(image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
-    """A dihedral crop (see there), turned by up to 45 degrees, scaled by 1 +- .2, shifted by up to .08 of its side, with
-    another brightness and hue and sometimes a blur. What lies outside is zero, as in crops at an image's border.
+    """A dihedral crop (see there), turned by up to 45 degrees, scaled by 1 +- .2, shifted by up to .08 of its side, in
+    another brightness and hue and sometimes blurred. What lies outside is zero, as in crops at an image's border.
     """
     image = dihedral_crop(image, crop_size, generator)
     shape = image.shape[:2]

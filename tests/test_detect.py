@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from engine.scenes import Scenes
 from small_scenes import CLASSES, make_small_scenes
 
 import competitions
@@ -17,6 +16,7 @@ from augment.scenes import SCENES
 from cells.network_finder import Fusing, fuse_finds, undo_boxes
 from cells.store import Store
 from common.errors import UserError
+from engine.scenes import Scenes
 
 ARCH = "centernet_fpn_tf_efficientnet_lite0"
 
