@@ -15,7 +15,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 LIGHT = 0.45  # that a class's colour has at least
 MIDDLE = 127  # a picture with more than half of its pixels brighter is light
-DASH = 6  # pixels drawn, and left out
+DASH = 9  # pixels drawn, and left out
 PAD = 3  # pixels about a text
 PLACES = 2000  # that are tried for a label
 TAKEN = 5000.0  # how much worse than a bright pixel it is to hide another label
@@ -55,7 +55,7 @@ def draw_cells(picture: np.ndarray, marks: Sequence[Mark], scale: float = 0.4, t
     """The picture (height, width, 3) with the cells' outlines on it in their order, then their labels.
 
     scale: of the font; thickness: of the outlines, in pixels. Outlines of one pixel are the cells' outermost pixels,
-    thicker ones have their middle there. On a light picture they have a dark rim, dashed ones dark gaps.
+    thicker ones have their middle there. On a light picture they have a dark rim.
     """
     bright = picture.max(axis=2).astype(np.float32)
     light = np.median(bright) > MIDDLE
@@ -63,7 +63,7 @@ def draw_cells(picture: np.ndarray, marks: Sequence[Mark], scale: float = 0.4, t
     picture = picture.copy()
     for mark in marks:
         if light:
-            _outline(picture, mark._replace(colour=DARK, dashed=False), thickness + 2 * (not mark.dashed))
+            _outline(picture, mark._replace(colour=DARK), thickness + 2)
         _outline(picture, mark, thickness)
     for mark in marks:
         if mark.lines and mark.mask.any():

@@ -13,7 +13,7 @@ from cells.table import read_cells
 from common.errors import UserError, some
 from common.files import existing, safe_name
 from pictures.composite import shrink
-from pictures.drawing import Mark
+from pictures.drawing import GREY, Line, Mark
 from pictures.judging import Truth, read_truth
 from pictures.marks import (
     cell_mark,
@@ -97,7 +97,7 @@ class Shown:
         lines = count_lines(image_id, len(rows), found, self.truth.classes[own].sum(axis=0), names)
         if self.beside:
             return {"found": with_room(marks, scale), "true": with_room(true, scale)}, lines
-        return {"": with_room(marks + true, scale)}, lines
+        return {"": with_room(marks + true, scale)}, [*lines, Line("solid: found, dashed: true", GREY)]
 
     def _counts(self, rows: np.ndarray) -> np.ndarray:
         """How many of the cells have each class as their likeliest, (C,)."""

@@ -26,7 +26,7 @@ from models import build, wrapper_of
 from pictures.analysis import class_table, image_sizes
 from pictures.composite import brighten
 from pictures.curves import best_scores, choose_score
-from pictures.drawing import DASH, RIGHT, WHITE, WRONG, Mark, box_outline, draw_cells
+from pictures.drawing import DARK, DASH, RIGHT, WHITE, WRONG, Mark, box_outline, draw_cells
 from pictures.judging import misses_of, pair_cells, read_truth
 from pictures.marks import count_lines, found_mark, true_mark, with_room
 from pictures.opinions import finder_opinion
@@ -117,13 +117,14 @@ def test_a_mask_is_placed_in_its_view():
         place(row(mask), (40, 51), View(0, 0, 51, 40, (40, 51)))
 
 
-def test_light_pictures_give_lines_a_rim_and_dashes_dark_gaps():
+def test_light_pictures_give_lines_a_rim_and_dashes_show_what_is_below():
     mark = place_box((10, 10, 50, 50), View(0, 0, 60, 60, (60, 60)))._replace(colour=WHITE)
     light = draw_cells(np.full((60, 60, 3), 250, np.uint8), [mark], thickness=1)
     assert (light[10, 12:40] == WHITE).all() and light[8:10, 20].min() < 100 and light[11:13, 20].min() < 100
-    dashed = draw_cells(np.full((60, 60, 3), 250, np.uint8), [mark._replace(dashed=True)], thickness=1)
-    kinds = {tuple(pixel) for pixel in dashed[10, 12:48].tolist()}
-    assert len(kinds) == 2 and WHITE in kinds
+    over = mark._replace(dashed=True, colour=RIGHT)
+    both = draw_cells(np.full((60, 60, 3), 250, np.uint8), [mark, over], thickness=1)
+    kinds = [tuple(pixel) for pixel in both[10, 12:48].tolist()]
+    assert kinds.count(WHITE) > 8 and kinds.count(RIGHT) > 8 and set(kinds) == {WHITE, RIGHT, DARK}
 
 
 # ---- what is written
