@@ -26,6 +26,9 @@ def claim_folder(folder: Path, settings: dict) -> None:
     path = folder / "settings.json"
     if path.exists() and any(folder.glob("*.pth")):
         before = read_settings(path)
+        # A flag that is newer than the run counts as what it does when it is off: nothing.
+        off = {name: value for name, value in settings.items() if not value}
+        before = off | before
         changed = [name for name in settings if name not in MAY_CHANGE and before.get(name) != settings[name]]
         if changed:
             text = some([f"--{name} {before.get(name)} -> {settings[name]}" for name in changed], 6)

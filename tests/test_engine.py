@@ -126,6 +126,9 @@ def test_settings_of_a_run_cannot_change_silently(tmp_path):
     assert read_settings(tmp_path / "settings.json")["epochs"] == 3
     with pytest.raises(UserError, match="other settings .--loss BCE -> Focal."):
         claim_folder(tmp_path, {"loss": "Focal", "workers": 4, "epochs": 3})
+    claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0})  # newer than the run, and off
+    with pytest.raises(UserError, match="other settings .--ema None -> 0.9."):
+        claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0, "ema": 0.9})
 
 
 def test_epoch_text_leaves_classes_without_positives_out():
