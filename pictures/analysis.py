@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = {"width": "width (pixels)", "height": "height (pixels)", "area": "area (pixels)"}
-BINS = 40
+BINS = 41  # odd, so that cells of one size, as riva's, fall into the middle of one
+FEW_BINS = 25  # of what an image has
+LISTED = 5  # sizes of images
 TALL = 0.9  # of the space between two classes: the height of a histogram
 UNEVEN = 20  # the largest class is so many times the smallest: counts are drawn on a logarithmic scale
 
@@ -48,9 +50,8 @@ def analysis(args: argparse.Namespace) -> None:
     say(table.to_string(index=False))
     spread = " / ".join(f"{value:g}" for value in np.quantile(per_image, (0, 0.5, 1)))
     say(f"{len(images)} images, {per_image.sum()} {what}; an image has {spread} (least / median / most)")
-    if cells is not None and len(sizes := image_sizes(cells)):
-        say("images: " + ", ".join(f"{row.n} of {row.ImageWidth} x {row.ImageHeight}" for row in sizes[:5].itertuples())
-            + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))  # fmt: skip
+    if cells is not None:
+        say(f"sizes of images: {', '.join(size_texts(image_sizes(cells))) or 'not known, give --root_dir'}")
     say(f"{out}: analysis.png, analysis.csv")
 
 
@@ -93,6 +94,12 @@ def image_sizes(cells: pd.DataFrame) -> pd.DataFrame:
     return sizes.sort_values("n", ascending=False, kind="stable", ignore_index=True)
 
 
+def size_texts(sizes: pd.DataFrame) -> list[str]:
+    """The most frequent sizes of images in words, and how many others there are."""
+    texts = [f"{row.n} of {row.ImageWidth} x {row.ImageHeight}" for row in sizes[:LISTED].itertuples()]
+    return texts + ([f"{len(sizes) - LISTED} more sizes"] if len(sizes) > LISTED else [])
+
+
 def draw(
     names: Sequence[str], table: pd.DataFrame, per_image: np.ndarray, what: str, cells: pd.DataFrame | None,
     hot: np.ndarray,
@@ -104,9 +111,10 @@ def draw(
     figure = Figure(figsize=(15, rows * max(4, 1.2 + 0.3 * len(names))), layout="constrained")
     axes = figure.subplots(rows, 3 if rows == 2 else 2, squeeze=False)
     draw_counts(axes[0, 0], names, table, what)
-    width = max(int(per_image.max()) // BINS, 1)
+    width = int(per_image.max() - per_image.min()) // FEW_BINS + 1
     axes[0, 1].hist(per_image, np.arange(per_image.min(), per_image.max() + 2 * width, width) - 0.5, color="tab:gray")
     axes[0, 1].set(xlabel=f"{what} in an image", ylabel="images")
+    axes[0, 1].yaxis.get_major_locator().set_params(integer=True)
     if cells is not None:
         draw_image_sizes(axes[0, 2], image_sizes(cells))
         for own, (name, label) in zip(axes[1], SIZES.items(), strict=True):
@@ -130,15 +138,14 @@ def draw_counts(axes: "Axes", names: Sequence[str], table: pd.DataFrame, what: s
 
 
 def draw_image_sizes(axes: "Axes", sizes: pd.DataFrame) -> None:
-    """Width and height of the images, larger dots for more of them."""
+    """Width and height of the images, a larger dot for more of them."""
     if not len(sizes):
         axes.text(0.5, 0.5, "sizes of the images: not known\n(give --root_dir)", ha="center", va="center")
         axes.set_axis_off()
         return
     axes.scatter(sizes["ImageWidth"], sizes["ImageHeight"], 30 + 400 * sizes["n"] / sizes["n"].sum(), alpha=0.6)
-    for row in sizes[:8].itertuples():
-        axes.annotate(f" {row.n}", (row.ImageWidth, row.ImageHeight), fontsize=8)
-    axes.set(xlabel="image width (pixels)", ylabel="image height (pixels)", title="images of each size")
+    axes.text(0.05, 0.05, "\n".join(size_texts(sizes)), transform=axes.transAxes)
+    axes.set(xlabel="image width (pixels)", ylabel="image height (pixels)")
     axes.set_xlim(0, 1.15 * sizes["ImageWidth"].max())
     axes.set_ylim(0, 1.15 * sizes["ImageHeight"].max())
 
@@ -147,7 +154,7 @@ def ridges(axes: "Axes", names: Sequence[str], groups: Sequence[np.ndarray], log
     """A histogram a class, one above the other, each as high as the others; the median as a line."""
     values = np.concatenate(groups)
     low, high = np.quantile(values, (0.001, 0.999))
-    low, high = (max(low, 1) / 1.05, max(high, 1) * 1.05) if log else (low - 1, high + 1)
+    low, high = max(low, 1) / 1.05, max(high, 1) * 1.05
     edges = (np.geomspace if log else np.linspace)(low, high, BINS + 1)
     for index, own in enumerate(groups):
         if len(own):

@@ -359,7 +359,8 @@ def test_analysis_of_boxes(data, capsys):
     for more in ([], ["--root_dir", str(data.work / "images")]):
         assert not visualize.main([*argv, *more, "--out_path", str(data.out)])
     text = capsys.readouterr().out
-    assert f"4 images, {len(data.truth)} cells" in text and "4 of 96 x 96" in text
+    assert f"4 images, {len(data.truth)} cells" in text
+    assert "sizes of images: 4 of 96 x 96" in text and "give --root_dir" in text
     table = pd.read_csv(data.out / "analysis.csv")
     assert table["Class"].tolist() == list(NAMES) and table["Count"].sum() == len(data.truth)
     assert read_png(data.out / "analysis.png").shape[1] == 1500
