@@ -5,8 +5,9 @@
         --add_datetime 0 --batch_size 100
 
 The CSV has a row a table: `Predictions` (a file name, looked up in --tables_path, which without the flag is --out_path,
-then beside the CSV, then as given), `Type` (cell or image) and a weight for each class. The weighted means of each kind
-are combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative).
+then beside the CSV, then as given), `Type` and a weight for each class. Type is cell or image, or bag: a table of cells
+as an opinion of images, each class's highest of the image's cells (2nd place). The weighted means of each kind are
+combined by the published rules: cell x image, for Negative the larger one, then the other classes x (1 - Negative).
 A CSV with tables of one kind only is fine: its opinion stands for both. With a column `Group` a table's weights count
 in parts of its group's, so that every group has the same say. In the order in which they are done:
 
@@ -51,6 +52,7 @@ from engine.settings import resolve
 from evaluate import show
 
 KINDS = ("cell", "image")
+TYPES = {"cell": "cell", "image": "image", "bag": "image"}  # of a table -> the kind of its opinion
 CELL_COLUMNS = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
 
 
@@ -133,10 +135,10 @@ def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Op
     rows["Group"] = rows["Group"] if "Group" in rows else np.arange(len(rows))
     if not len(rows):
         raise UserError(f"{config} names no table")
-    unknown = rows[~rows["Type"].isin(KINDS)]
+    unknown = rows[~rows["Type"].isin(TYPES)]
     if len(unknown):
         kind, row = unknown["Type"].iloc[0], unknown.index[0] + 2
-        raise UserError(f"{config} row {row}: Type {kind!r} is not known; choose from: {', '.join(KINDS)}")
+        raise UserError(f"{config} row {row}: Type {kind!r} is not known; choose from: {', '.join(TYPES)}")
     weights = rows[list(classes)].to_numpy()
     if (weights < 0).any():
         row, column = np.argwhere(weights < 0)[0]
@@ -192,7 +194,7 @@ def decide(
     rules, decays = parse_rules(args, competition), parse_decays(args.decay, competition.CLASSES)
     means = {}
     for kind in KINDS:
-        own = [opinion for opinion in opinions if opinion.kind == kind]
+        own = [opinion for opinion in opinions if TYPES[opinion.kind] == kind]
         if own:
             values = [values_of(opinion, cells, competition.CLASSES, bool(args.rank)) for opinion in own]
             weights = np.array([opinion.weights for opinion in own])
@@ -259,8 +261,10 @@ def values_of(opinion: Opinion, cells: pd.DataFrame, classes: Sequence[str], ran
     table, name = opinion.table, str(opinion.path)
     values = table[list(classes)].to_numpy()
     values = ranks(values) if rank else values
-    if opinion.kind == "cell":
-        return values[match_rows(cells, table, KEY, name)]
+    if opinion.kind != "image":
+        values = values[match_rows(cells, table, KEY, name)]
+        own = pd.DataFrame(values).groupby(cells["ImageID"].to_numpy())
+        return values if opinion.kind == "cell" else own.transform("max").to_numpy()
     if (table["CellID"] != 0).any():
         raise UserError(f"{name} has rows of single cells (CellID not 0), but its Type is image")
     return values[match_rows(cells, table, ["ImageID"], name, exact=False)]

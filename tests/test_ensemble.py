@@ -122,6 +122,17 @@ def test_mean_without_negative_rules(data: Path) -> None:
     np.testing.assert_allclose(table[list(CLASSES)], (cell + image) / 2, atol=1e-7)
 
 
+def test_cells_as_an_opinion_of_their_image(data: Path) -> None:
+    config = pd.read_csv(data / "mix.csv")
+    config["Type"] = ["cell", "bag", "image"]
+    config.to_csv(data / "mix.csv", index=False)
+    table = run(data, "--negative", "own", "--negative_penalty", "0")
+    one, two, image = (probs_of(data, name) for name in TABLES)
+    for row, key in zip(table[list(CLASSES)].to_numpy(), CELLS, strict=True):
+        highest = np.max([two[other] for other in CELLS if other[0] == key[0]], axis=0)
+        np.testing.assert_allclose(row, one[key] * (0.6 * highest + image[key[0], 0]) / 1.6, atol=1e-7)
+
+
 def opinions(data: Path) -> tuple[np.ndarray, np.ndarray]:
     cell = [0.4 * probs_of(data, "one.csv")[key] + 0.6 * probs_of(data, "two.csv")[key] for key in CELLS]
     return np.array(cell), np.array([probs_of(data, "image.csv")[image, 0] for image, _ in CELLS])
