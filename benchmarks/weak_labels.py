@@ -54,10 +54,15 @@ NAMES = {
     "border_area": "none dropped, weighted by area",
     "border_nucleus": "none dropped, weighted by nucleus",
     "border_completeness": "none dropped, weighted by completeness",
-    "together_models": "together: cell models of the recipe, of bags and on soft labels",
-    "together_mean": "... mean of cell and image",
-    "together_border": "... product, weighted by completeness",
-    "together_mean_border": "... mean, weighted by completeness",
+    "images_by_cells": "images judged by the highest of their cells, too",
+    "bags_models": "cell models: recipe's + bags + warm bags",
+    "bags_images": "... and images judged by their cells, too",
+    "bags": "... and Negative like every class",
+    "bags_border": "... and none dropped, weighted by completeness",
+    "together_models": "cell models: recipe's + bags + warm bags + on soft labels",
+    "together_images": "... and images judged by their cells, too",
+    "together": "... and Negative like every class",
+    "together_border": "... and none dropped, weighted by completeness",
 }  # the order of the rows; a score of another name comes last
 
 

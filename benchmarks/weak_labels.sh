@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 SCALE=${SCALE:-cpu} OUT=${OUT:-weak_labels} SEEDS=${SEEDS:-1} GPU=${GPU:-0} WORKERS=${WORKERS:-0}
-IDEAS=${IDEAS:-"recipe combination bag soft together longer warm ema balanced mixup cutmix pooled puzzle duo attention"}
+IDEAS=${IDEAS:-"recipe combination bag warm bags soft together longer ema balanced mixup cutmix pooled puzzle duo attention"}
 
 net=tf_efficientnet_lite0 # with the ImageNet weights of a Python package: nothing is downloaded
 case $SCALE in
@@ -127,6 +127,7 @@ idea_combination() { # other rules for the recipe's own tables
     for rule in own 1-max product; do score negative_$rule "${all[@]}" --negative $rule; done
     score decay "${all[@]}" --decay 11=0.5
     score rank "${all[@]}" --rank 1
+    score images_by_cells "${PAIR[@]}" "${PAIR[@]/:cell:/:bag:}" "${I[@]}" --
     for rule in none touch area nucleus completeness; do
         BORDER=all score border_$rule "${all[@]}" --border_weight $rule
     done
@@ -187,15 +188,25 @@ idea_soft() { # out-of-fold opinions of bags, corrected by the images' labels, t
 
 # ---- Together ----
 
-idea_together() { # cell models of the recipe, of bags and on soft labels, a third each; then the rules that help
+together() { # name, the image model's weight, tables of cells: they judge the images, too, beside the image model
+    local name=$1 cells=("${@:3}")
+    local all=("${cells[@]}" "${cells[@]/:cell:/:bag:}" "Image_Focal_$image_epochs:image:$2")
+    score "$name"_models "${cells[@]}" "${I[@]}" --
+    score "$name"_images "${all[@]}" --
+    score "$name" "${all[@]}" -- --negative own
+    BORDER=all score "$name"_border "${all[@]}" -- --negative own --border_weight completeness
+}
+
+idea_bags() { # the recipe's cell models with both kinds of bags
     pair_tables Cell
-    local cells=("${PAIR[@]}" "bag_$single_epochs:cell:1")
+    together bags 3 "${PAIR[@]}" "bag_$single_epochs:cell:1" "warm_$single_epochs:cell:1"
+}
+
+idea_together() { # and with the models on soft labels
+    pair_tables Cell
+    local cells=("${PAIR[@]}" "bag_$single_epochs:cell:1" "warm_$single_epochs:cell:1")
     pair_tables soft
-    local all=("${cells[@]}" "${PAIR[@]}" "${I[@]}" --)
-    score together_models "${all[@]}"
-    score together_mean "${all[@]}" --combine mean
-    BORDER=all score together_border "${all[@]}" --border_weight completeness
-    BORDER=all score together_mean_border "${all[@]}" --combine mean --border_weight completeness
+    together together 4 "${cells[@]}" "${PAIR[@]}"
 }
 
 # ---- Data, then every seed ----
