@@ -144,7 +144,7 @@ def draw_image_sizes(axes: "Axes", sizes: pd.DataFrame) -> None:
         axes.set_axis_off()
         return
     axes.scatter(sizes["ImageWidth"], sizes["ImageHeight"], 30 + 400 * sizes["n"] / sizes["n"].sum(), alpha=0.6)
-    axes.text(0.05, 0.05, "\n".join(size_texts(sizes)), transform=axes.transAxes)
+    axes.text(0.04, 0.96, "\n".join(size_texts(sizes)), transform=axes.transAxes, va="top")
     axes.set(xlabel="image width (pixels)", ylabel="image height (pixels)")
     axes.set_xlim(0, 1.15 * sizes["ImageWidth"].max())
     axes.set_ylim(0, 1.15 * sizes["ImageHeight"].max())

@@ -1,7 +1,7 @@
 """The mode `overlays`: a picture an image, of the cells that were found, those that are true, or both."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +28,8 @@ from pictures.marks import (
 from pictures.opinions import finder_opinion, opinion, scores_of
 from pictures.output import save, say
 from pictures.places import place, whole
+
+Placing = Callable[[pd.DataFrame], list[Mark]]  # the outlines of an image's cells, rows of a cells table
 
 
 class Shown:
@@ -62,7 +64,7 @@ class Shown:
         layers, lines = part(image_id, lambda table: [place(row, image.shape[:2], view) for row in table.itertuples()])
         return overlay(image, layers, lines, self.competition.CHANNEL_NAMES, self.size)
 
-    def _multiple(self, image_id: str, placed) -> tuple[dict, list]:
+    def _multiple(self, image_id: str, placed: Placing) -> tuple[dict, list]:
         """Cells that may have several classes: layers and lines of the panel."""
         rows, dropped = np.flatnonzero(self.cells["ImageID"] == image_id), self._dropped(image_id)
         names, cells = self.competition.SHORT_NAMES, self.cells.iloc[rows]
@@ -74,7 +76,7 @@ class Shown:
         tops = [] if self.probs is None else self.probs[rows].argmax(axis=1)
         return {"": marks}, legend(image_id, len(cells), len(dropped), tops, names)
 
-    def _single(self, image_id: str, placed) -> tuple[dict, list]:
+    def _single(self, image_id: str, placed: Placing) -> tuple[dict, list]:
         """Cells of one class each: the same; true cells dashed among the found ones, or in a picture of their own."""
         rows = np.flatnonzero(self.cells["ImageID"] == image_id)
         names, scale = self.competition.SHORT_NAMES, max(self.size / 2500, 0.3)
@@ -108,7 +110,7 @@ class Shown:
         return self.dropped[self.dropped["ImageID"] == image_id]
 
 
-def _dropped_marks(dropped: pd.DataFrame, placed) -> list[Mark]:
+def _dropped_marks(dropped: pd.DataFrame, placed: Placing) -> list[Mark]:
     return [dropped_mark(mark, cell) for cell, mark in zip(dropped["CellID"], placed(dropped), strict=True)]
 
 
