@@ -1,5 +1,6 @@
-"""Random changes of an image's values, (H, W, C) uint8 in and out. Blur, noise, brightness and contrast take any number
-of channels; hue, saturation and CLAHE need the three of a colour picture and leave other images as they are.
+"""Random changes of an image's values, (H, W, C) uint8 in and out. Blur, noise, brightness, contrast, gamma, grey and
+inversion take any number of channels; hue, saturation and CLAHE need the three of a colour picture and leave other
+images as they are.
 """
 
 import cv2
@@ -22,6 +23,23 @@ def brightness_contrast(image: np.ndarray, generator: np.random.Generator, most:
     brightness, contrast = generator.uniform(-most, most, 2)
     values = (np.arange(256) - 127.5) * (1 + contrast) + 127.5 * (1 + brightness)
     return values.round().clip(0, 255).astype(np.uint8)[image]
+
+
+def gamma(image: np.ndarray, generator: np.random.Generator, most: float = 2.0) -> np.ndarray:
+    """Dark values brighter or darker: to the power of 1 / most to most."""
+    power = most ** generator.uniform(-1, 1)
+    return (255 * np.linspace(0, 1, 256) ** power).round().astype(np.uint8)[image]
+
+
+def inverted(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Dark for bright: a stained picture for a fluorescent one."""
+    return 255 - image
+
+
+def grey(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The mean of the channels in each of them."""
+    mean = image.mean(axis=2, keepdims=True).round().astype(np.uint8)
+    return np.repeat(mean, image.shape[2], axis=2)
 
 
 def hue_saturation(

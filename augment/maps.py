@@ -4,6 +4,7 @@ Everything random comes from the generator that is passed. What a change brings 
 mirrored, the map with it. Class maps are never interpolated.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,13 +12,14 @@ import cv2
 import numpy as np
 import torch
 
-from augment.colours import blur, brightness_contrast, hue_saturation, noise
+from augment.colours import blur, brightness_contrast, gamma, grey, hue_saturation, inverted, noise
 from augment.mixing import mixup
 from augment.scenes import FILL, about_middle, by_fours, fitted, scaled, sometimes
 from common.errors import UserError
 from losses.segmentation import shares
 
-Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, C) uint8 and class map (H, W) uint8
+Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, C) uint8 and map (H, W) of classes or cells, uint8 or uint16
+ZOOM = 0.6, 1.6  # how much smaller or larger than it is a window of an image is shown
 SHAPES, COLOURS, BLURS = 6, 11, 16  # the first epochs, from 1, that distort, change colours, blur or add noise
 MULTIPLE = 32
 
@@ -29,9 +31,40 @@ def placed(image: np.ndarray, labels: np.ndarray, canvas: tuple[int, int], backg
     size = fitted(*labels.shape, canvas)
     image_canvas = np.full((*canvas, image.shape[2]), FILL, np.uint8)
     image_canvas[: size[0], : size[1]] = scaled(image, size)
-    map_canvas = np.full(canvas, background, np.uint8)
+    map_canvas = np.full(canvas, background, labels.dtype)
     map_canvas[: size[0], : size[1]] = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return image_canvas, map_canvas
+
+
+def multiple_of(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """The canvas that holds an image of `shape` (height, width) at a scale: multiples of 32.
+
+    >>> multiple_of((360, 500), 0.5)
+    (192, 256)
+    """
+    height, width = (-(-max(round(side * scale), 1) // MULTIPLE) * MULTIPLE for side in shape)
+    return height, width
+
+
+def window(
+    image: np.ndarray, labels: np.ndarray, canvas: tuple[int, int], scale: float, background: int,
+    generator: np.random.Generator,
+) -> Pair:  # fmt: skip
+    """A window of `canvas` (height, width) at a random place of an image with its map, shown at `scale` times ZOOM.
+
+    What a small image leaves free is, with even odds, grey background or the image mirrored.
+    """
+    scale *= math.exp(generator.uniform(*np.log(ZOOM)))
+    size = tuple(max(round(side * scale), 1) for side in labels.shape)
+    image, labels = scaled(image, size), cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    spare = np.array(canvas) - size
+    place = generator.integers(np.minimum(spare, 0), np.maximum(spare, 0) + 1)
+    (top, left), (height, width) = np.maximum(-place, 0), canvas
+    image, labels = (part[top : top + height, left : left + width] for part in (image, labels))
+    free = [(max(int(at), 0), int(max(gap - at, 0))) for at, gap in zip(place, spare, strict=True)]
+    if generator.random() < 0.5:
+        return np.pad(image, (*free, (0, 0)), mode="reflect"), np.pad(labels, free, mode="reflect")
+    return np.pad(image, (*free, (0, 0)), constant_values=FILL), np.pad(labels, free, constant_values=background)
 
 
 def flips_and_turns(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> Pair:
@@ -110,13 +143,29 @@ def pannuke_at_once(image: np.ndarray, labels: np.ndarray, generator: np.random.
     return pannuke(image, labels, generator, BLURS)
 
 
+def nuclei(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator, epoch: int) -> Pair:
+    """For nuclei of any stain and microscope: flips, quarter turns, distortions; brightness, gamma, hue, grey, dark for
+    bright, noise or blur.
+    """
+    image, labels = flips_and_turns(image, labels, generator)
+    for odds, change in ((0.3, shift_scale_rotate), (0.2, elastic)):
+        if generator.random() < odds:
+            image, labels = bent(image, labels, *change(labels.shape, generator))
+    colours = (0.5, brightness_contrast), (0.4, gamma), (0.4, hue_saturation), (0.2, grey), (0.15, inverted)
+    for odds, change in colours:
+        image = sometimes(image, generator, odds, change)
+    return sometimes(image, generator, 0.25, noise if generator.random() < 0.5 else blur), labels
+
+
 def nothing(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator, epoch: int) -> Pair:
     """No change."""
     return image, labels
 
 
-# name -> function(image (H, W, C) uint8, class map (H, W) uint8, generator, epoch from 1) -> the same of the same shape
-MAPS: dict[str, Callable[..., Pair]] = {"pannuke": pannuke, "pannuke_at_once": pannuke_at_once, "none": nothing}
+# name -> function(image (H, W, C) uint8, map (H, W), generator, epoch from 1) -> the same of the same shape
+MAPS: dict[str, Callable[..., Pair]] = {
+    "pannuke": pannuke, "pannuke_at_once": pannuke_at_once, "nuclei": nuclei, "none": nothing,
+}  # fmt: skip
 
 
 def canvas_in(epoch: int, epochs: int, first: int, canvas: tuple[int, int], ramp: float = 0.7) -> tuple[int, int]:

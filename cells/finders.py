@@ -15,6 +15,7 @@ import pandas as pd
 
 import competitions
 from augment.views import parse_views
+from cells.instances import otsu_watershed, texture_watershed
 from cells.masks import decode_mask
 from cells.segmentator_labels import Rules, label_image
 from cells.watershed import find_cells
@@ -57,6 +58,17 @@ def make_watershed(args: argparse.Namespace) -> Finder:
 def label_watershed(image: np.ndarray, prediction: None) -> Found:
     """Cells and nuclei of an image, from the image alone."""
     return Found(*find_cells(image))
+
+
+def make_baseline(args: argparse.Namespace) -> Finder:
+    """The finders `otsu` and `texture`: a threshold and a watershed, to have something to compare networks with."""
+    return Finder(partial(label_baseline, find={"otsu": otsu_watershed, "texture": texture_watershed}[args.finder]))
+
+
+def label_baseline(image: np.ndarray, prediction: None, find: Callable[[np.ndarray], np.ndarray]) -> Found:
+    """The cells of an image, of no known class."""
+    cells = find(image)
+    return Found(cells, np.zeros_like(cells))
 
 
 def make_hpacellseg(args: argparse.Namespace) -> Finder:
@@ -131,6 +143,8 @@ def label_known(image: np.ndarray, table: pd.DataFrame | None) -> Found:
 # Name -> what makes the finder from segment.py's flags, and the flags that are its own.
 FINDERS: dict[str, Callable[[argparse.Namespace], Finder]] = {
     "watershed": make_watershed,
+    "otsu": make_baseline,
+    "texture": make_baseline,
     "hpacellseg": make_hpacellseg,
     "network": make_network,
     "truth": make_truth,

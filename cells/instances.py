@@ -12,6 +12,8 @@ NECK = 0.15  # parts are cut where the neck is so much narrower than the narrowe
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
+SEED_AREA = 4  # pixels; what is smaller is no seed
+REACH = 2  # pixels: what is so near to another cell is its border with that
 
 
 def merge_channels(masks: np.ndarray) -> np.ndarray:
@@ -37,6 +39,25 @@ def class_map(masks: np.ndarray) -> np.ndarray:
     """
     last = masks.shape[2] - 1 - (masks[..., ::-1] > 0).argmax(axis=2)
     return np.where(masks.any(axis=2), last, masks.shape[2]).astype(np.uint8)
+
+
+def numbered(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cells of instance ids by type (height, width, types) as one label image, uint16, numbered in a row from 1,
+    and the type of each number, (cells + 1,); that of the background, 0, is the number of types.
+    """
+    found, labels = np.unique(merge_channels(masks), return_inverse=True)
+    labels = labels.reshape(masks.shape[:2]) + int(found[0] > 0)
+    types = np.full(labels.max() + 1, masks.shape[2], np.uint8)
+    types[labels] = class_map(masks)
+    return labels.astype(np.uint16), types
+
+
+def borders_between(labels: np.ndarray, reach: int = REACH) -> np.ndarray:
+    """The pixels of a label image (height, width) uint16 that are a cell's and within `reach` of another's: bool."""
+    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    highest = cv2.dilate(labels, window)
+    lowest = cv2.erode(np.where(labels > 0, labels, np.iinfo(labels.dtype).max), window)
+    return (labels > 0) & (highest != lowest)
 
 
 def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, min_area: float = MIN_AREA) -> np.ndarray:
@@ -79,9 +100,7 @@ def class_instances(
     highest = probs.argmax(axis=0)
     if joint:
         labels = split_cells(highest != background, min_area=min_area, **split)
-        sums = np.stack([np.bincount(labels.ravel(), own.ravel(), labels.max() + 1) for own in probs])
-        sums[background] = -1
-        return labels, sums.argmax(axis=0)[1:]
+        return labels, likeliest(labels, np.delete(probs, background, 0), background)
     labels, classes = np.zeros(highest.shape, np.int32), []
     for name in range(len(probs)):
         if name != background:
@@ -89,6 +108,30 @@ def class_instances(
             labels[own > 0] = own[own > 0] + len(classes)
             classes += [name] * int(own.max())
     return labels, np.array(classes, np.int64)
+
+
+def likeliest(labels: np.ndarray, probs: np.ndarray, background: int) -> np.ndarray:
+    """The class that has the most probability in each cell of a label image: int64 (cells,), an index into the class
+    maps from which that of the `background` was taken to make `probs`.
+    """
+    sums = np.stack([np.bincount(labels.ravel(), own.ravel(), labels.max() + 1) for own in probs])
+    best = sums.argmax(axis=0)[1:]
+    return best + (best >= background)
+
+
+def bordered_instances(probs: np.ndarray, min_area: float = MIN_AREA, **split: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of maps (C + 2, height, width) of C classes, of the borders between cells, and of the background.
+
+    What the networks of the Data Science Bowl 2018 were taught, so that cells which touch come apart: the seeds are the
+    parts inside the borders (and the parts of those, by `split_cells`), which grow over the borders. Label image int32
+    and the class of each label, int64.
+    """
+    inside = probs[:-2].sum(axis=0)
+    seeds = split_cells(inside > 0.5, min_area=SEED_AREA, **split)
+    height = np.rint(inside * 255).clip(0, 255).astype(np.uint8)
+    labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=min_area))
+    labels = drop_small(labels, min_area)
+    return labels, likeliest(labels, probs[:-2], len(probs))
 
 
 def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Cells found by networks that train.py trained: one or several checkpoints, in one or several views, fused."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from cells.crops import to_uint8
 from cells.finders import Found
 from cells.found_masks import cut_from_box
 from cells.instance_fusion import fuse_instances
-from cells.instances import class_instances
+from cells.instances import bordered_instances, class_instances
 from cells.overlaps import Cut, remove_overlaps
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError, choose
@@ -82,8 +83,10 @@ class NetworkFinder:
         if len(kinds) > 1:
             raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
         self.maps = kinds == {"segment"}
-        if self.maps and len({settings["num_classes"] for _, settings in self.networks}) > 1:
-            raise UserError("--weights: class maps of different --num_classes cannot be averaged")
+        forms = {(settings["num_classes"], settings.get("borders", 0)) for _, settings in self.networks}
+        if self.maps and len(forms) > 1:
+            raise UserError("--weights: class maps of different --num_classes or --borders cannot be averaged")
+        self.label = partial(label, borders=self.maps and bool(next(iter(forms))[1]))
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
@@ -93,15 +96,6 @@ class NetworkFinder:
         parts = [self._finds(model, settings, images) for model, settings in self.networks]
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
         return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]
-
-    @staticmethod
-    def label(image: np.ndarray, prediction: Found | Masks | np.ndarray) -> Found:
-        """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split."""
-        if isinstance(prediction, Found):
-            return prediction
-        if isinstance(prediction, Masks):
-            return found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
-        return found_in_maps(prediction)
 
     def _pieces(self, images: list[np.ndarray], img_size: int) -> list[list[Piece]]:
         """The images, or their tiles, in lists of one size that fit into a batch."""
@@ -135,7 +129,8 @@ class NetworkFinder:
 
     def _mapped(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[np.ndarray]:
         """The class maps of each image, (K, H, W) float32, the mean of all views and, where tiles overlap, of tiles."""
-        sums = [np.zeros((settings["num_classes"] + 1, *image.shape[:2]), np.float32) for image in images]
+        count = settings["num_classes"] + settings.get("borders", 0) + 1
+        sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
         for pieces, batch in self._batches(images, settings):
             mean = sum(map_view(model, batch, view) for view in self.views) / len(self.views)
@@ -178,6 +173,18 @@ class NetworkFinder:
         return {name: values[keep[kept]] for name, values in find.items()}
 
 
+def label(image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool) -> Found:
+    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split.
+
+    borders: the class maps have one of the borders between cells.
+    """
+    if isinstance(prediction, Found):
+        return prediction
+    if isinstance(prediction, Masks):
+        return found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
+    return found_in_maps(prediction, borders)
+
+
 def found_masks(cells: np.ndarray, masks: Masks) -> Found:
     """A label image of `masks` (label i + 1 is mask i, some may be gone) with the labels in a row from 1."""
     left = np.unique(cells)
@@ -188,11 +195,13 @@ def found_masks(cells: np.ndarray, masks: Masks) -> Found:
     return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
 
 
-def found_in_maps(probs: np.ndarray) -> Found:
-    """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability."""
-    cells, classes = class_instances(probs, len(probs) - 1)
+def found_in_maps(probs: np.ndarray, borders: bool = False) -> Found:
+    """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
+    `borders` that of being a cell.
+    """
+    cells, classes = bordered_instances(probs) if borders else class_instances(probs, len(probs) - 1)
     areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
-    own = np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
+    own = 1 - probs[-1] if borders else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
     sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
     return Found(cells, np.zeros_like(cells), scores=sums / np.maximum(areas, 1), labels=classes)
 
@@ -237,9 +246,10 @@ def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[n
     for name, right in (("in_channels", len(competition.CHANNELS)), ("num_classes", len(competition.CLASSES))):
         if settings[name] != right and not (name == "num_classes" and settings[name] == 1):
             raise UserError(f"--weights {path} was trained with --{name} {settings[name]}, {right} is right here")
+    classes = settings["num_classes"] + settings.get("borders", 0)
     options = detector_options(settings["arch"], settings["img_size"], competition)
     model = build_detector(
-        settings["arch"], settings["num_classes"], settings["in_channels"], competition.MEAN, competition.STD, **options
+        settings["arch"], classes, settings["in_channels"], competition.MEAN, competition.STD, **options
     )
     load_model(model, checkpoint, path, "--weights")
     return fabric.setup(model).eval(), settings

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from augment.maps import placed
+from augment.maps import multiple_of, placed, window
 from cells.crops import to_uint8
-from cells.instances import class_map, merge_channels
+from cells.instances import borders_between, merge_channels, numbered
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
@@ -23,8 +23,10 @@ class Maps(Dataset):
     """Images by ImageID with their class maps, changed by `change` with randomness from (seed, epoch, ImageID) alone.
 
     An item is asked for by (epoch, index) and is (image (C, height, width), class map (height, width) uint8, index);
-    the background is the last class, num_classes. cells: a cells table with Label and masks; None where the competition
-    reads its own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0.
+    the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
+    own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
+    before the background is that of `borders_between`. scale: items are windows of the image at about this scale, or
+    without `canvas` whole images at it, in place of images scaled to the canvas.
     """
 
     competition: Competition
@@ -32,8 +34,10 @@ class Maps(Dataset):
     keys: Sequence[str]
     cells: pd.DataFrame | None
     change: Callable[..., tuple[np.ndarray, np.ndarray]]
-    canvas: Callable[[int], tuple[int, int]]
+    canvas: Callable[[int], tuple[int, int]] | None
     single: bool
+    borders: bool = False
+    scale: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
@@ -44,17 +48,29 @@ class Maps(Dataset):
 
     @property
     def classes(self) -> int:
-        """The number of classes, without the background."""
+        """The number of classes of cells."""
         return 1 if self.single else len(self.competition.CLASSES)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = item
         key = self.keys[index]
         image = to_uint8(self.competition.read_image(self.root, key))
-        labels = class_map(self.instances(key, image.shape[:2]))
-        image, labels = placed(image, labels, self.canvas(epoch), self.classes)
-        image, labels = self.change(image, labels, rng(self.seed, epoch, key), epoch)
-        return network_input(self.competition, image), torch.from_numpy(labels), index
+        generator = rng(self.seed, epoch, key)
+        cells, types = numbered(self.instances(key, image.shape[:2]))
+        if self.canvas and self.scale:
+            image, cells = window(image, cells, self.canvas(epoch), self.scale, 0, generator)
+        else:
+            canvas = self.canvas(epoch) if self.canvas else multiple_of(cells.shape, self.scale)
+            image, cells = placed(image, cells, canvas, 0)
+        image, cells = self.change(image, cells, generator, epoch)
+        return network_input(self.competition, image), torch.from_numpy(self.target(cells, types)), index
+
+    def target(self, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
+        """The class map of cells as `numbered` gives them: uint8 (height, width)."""
+        if not self.borders:
+            return types[cells]
+        names = np.append(self.classes + 1, types[1:]).astype(np.uint8)[cells]
+        return np.where(borders_between(cells), np.uint8(self.classes), names)
 
     def instances(self, key: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """An image's true cells: ids by class, int32 (height, width, classes), 0 where there is none of the class.
@@ -73,6 +89,6 @@ class Maps(Dataset):
         return arrays
 
     def pixels(self) -> np.ndarray:
-        """The pixels of each class and, last, of the background in all images: int (classes + 1,)."""
-        maps = (class_map(self.instances(key)) for key in self.keys)
-        return sum(np.bincount(own.ravel(), minlength=self.classes + 1) for own in maps)
+        """The pixels of each class, of the borders if there are any, and of the background in all images: int."""
+        maps = (self.target(*numbered(self.instances(key))) for key in self.keys)
+        return sum(np.bincount(own.ravel(), minlength=self.classes + self.borders + 1) for own in maps)

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# --loss -> what each part weighs (X-SIGHT's loss, and that of its plain variant)
+# --loss -> what each part weighs (X-SIGHT's loss, that of its plain variant, and one that learns fast)
 MAP_LOSSES: dict[str, dict[str, float]] = {
     "DiceFocalBoundary": {"dice": 0.7, "focal": 0.2, "boundary": 0.1},
     "FrequencyDice": {"dice": 1.0},
+    "DiceCrossEntropy": {"dice": 0.5, "cross_entropy": 0.5},
 }
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
@@ -36,6 +37,7 @@ class MapLoss(nn.Module):
             values = {
                 "dice": lambda: dice(logits.softmax(1), targets, self.class_weights.to(logits.dtype)),
                 "focal": lambda: focal(logits, targets),
+                "cross_entropy": lambda: functional.cross_entropy(logits, targets),
                 "boundary": lambda: boundary(logits.softmax(1), targets),
             }
             return {name: weight * values[name]() for name, weight in self.parts.items()}

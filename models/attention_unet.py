@@ -12,23 +12,28 @@ from models.pyramid import DEEPEST, feature_maps, make_backbone
 
 STRIDES = (2, 4, 8, 16, 32)
 WIDTHS = (256, 128, 64, 64)  # channels of the decoder at strides 16, 8, 4 and 2
+LIGHT = (128, 64, 32, 16)  # for a CPU: a step on lite0 takes less than half the time
 STEM = 64  # channels of a map of stride 2 of our own, for encoders without one
 
 
 class AttentionUNet(nn.Module):
     """Images in; losses or class maps out. See `attention_unet` for what the arguments mean."""
 
-    def __init__(self, backbone: nn.Module, widths: dict[int, int], maps: int, mean: Sequence[float],
-                 std: Sequence[float], criterion: nn.Module, dropout: float, checkpointing: bool):  # fmt: skip
+    def __init__(self, backbone: nn.Module, widths: dict[int, int], decoder: Sequence[int], maps: int,
+                 mean: Sequence[float], std: Sequence[float], criterion: nn.Module, dropout: float,
+                 checkpointing: bool):  # fmt: skip
         super().__init__()
         self.backbone, self.criterion, self.checkpointing = backbone, criterion, checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
         self.stem = None if 2 in widths else conv_block(len(mean), STEM, stride=2)
         skips = [widths.get(stride, STEM) for stride in (16, 8, 4, 2)]
-        self.decoder = nn.ModuleList(map(UpBlock, (widths[32], *WIDTHS[:-1]), skips, WIDTHS))
-        self.last = nn.ConvTranspose2d(WIDTHS[-1], WIDTHS[-1], 2, 2)
-        self.head = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(WIDTHS[-1], maps, 1))
+        self.decoder = nn.ModuleList(map(UpBlock, (widths[32], *decoder[:-1]), skips, decoder))
+        self.last = nn.ConvTranspose2d(decoder[-1], decoder[-1], 2, 2)
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(decoder[-1]),  # without it all channels may fall silent on the rarer classes, for good
+            nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], maps, 1),
+        )  # fmt: skip
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -102,6 +107,7 @@ def attention_unet(
     mean: Sequence[float],
     std: Sequence[float],
     *,
+    decoder: Sequence[int] = WIDTHS,
     criterion: nn.Module | None = None,
     dropout: float = 0.1,
     checkpointing: bool = False,
@@ -111,10 +117,10 @@ def attention_unet(
 
     name: a timm network with maps of the strides 4 to 32; one of stride 2, too, as the published ResNet34, or a
     convolution of our own makes it. num_classes: without the background, whose map is one more, the last. mean, std: of
-    pixels in 0..1, one number a channel. criterion: (logits, targets) -> dict of losses; None weighs all classes alike.
-    dropout: of whole channels before the last convolution. checkpointing: compute the maps again for the gradients, to
-    save memory. options: for timm.
+    pixels in 0..1, one number a channel. decoder: its channels at the strides 16, 8, 4 and 2. criterion: (logits,
+    targets) -> dict of losses; None weighs all classes alike. dropout: of whole channels before the last convolution.
+    checkpointing: compute the maps again for the gradients, to save memory. options: for timm.
     """
     backbone, widths = make_backbone(name, in_channels, STRIDES, **options)
     criterion = criterion or MapLoss(torch.ones(num_classes + 1))
-    return AttentionUNet(backbone, widths, num_classes + 1, mean, std, criterion, dropout, checkpointing)
+    return AttentionUNet(backbone, widths, decoder, num_classes + 1, mean, std, criterion, dropout, checkpointing)

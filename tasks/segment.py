@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from augment.maps import MAPS, canvas_in
 from augment.scenes import fitted
-from cells.instances import class_instances, class_map
+from cells.instances import bordered_instances, class_instances, class_map
 from common.errors import UserError, choose, some
 from common.files import existing
 from competitions import Competition
-from engine.data import Batches, batches_of, loader
+from engine.data import Batches, balanced_weights, batches_of, loader
 from engine.maps import Maps
 from engine.samples import read_fold
 from engine.scenes import canvas_of
@@ -31,16 +31,17 @@ from tasks.start import freeze, start_weights
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The network of the flags with its samples; judged by mPQ, the mean over the images of that of their classes."""
-    train, valid = samples(args, competition)
+    train, valid, draw_weights = samples(args, competition)
     say(f"{len(train)} training and {len(valid)} validation images, fold {args.fold}")
-    weights = frequency_weights(train.pixels())
-    say(f"weights of the classes and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
+    weights = map_weights(train)
+    parts = "classes, the borders" if train.borders else "classes"
+    say(f"weights of the {parts} and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
     model = network(args, competition, weights, starts, say)
-    return Task(model, train, partial(validate, samples=valid, args=args, weights=weights), "mPQ")
+    return Task(model, train, partial(validate, samples=valid, args=args, weights=weights), "mPQ", draw_weights)
 
 
-def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, Maps]:
-    """Training and validation images of the fold with their class maps."""
+def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, Maps, np.ndarray | None]:
+    """Training and validation images of the fold with their class maps; with --sample, how often each is drawn."""
     root = existing(args.root_dir, "--root_dir")
     cells, canvas = None, (args.img_size, args.img_size)
     if not hasattr(competition, "read_masks"):
@@ -51,16 +52,28 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
+        "borders": bool(args.borders), "scale": args.img_size / args.tile if args.tile else 0.0,
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)
     unread = [key for key in (*train, *valid) if not all(path.exists() for path in competition.image_files(root, key))]
     if unread:
         raise UserError(f"--root_dir {args.root_dir} lacks images of {args.split_name}: {some(unread)}")
+    draw_weights = balanced_weights(competition.multi_hot(parts[0]["Label"])) if args.sample else None
     growing = partial(canvas_in, epochs=args.epochs, first=args.progressive, canvas=canvas)
-    return Maps(keys=train, change=change, canvas=growing, **common), Maps(
-        keys=valid, change=MAPS["none"], canvas=lambda epoch: canvas, **common
-    )
+    full = None if args.tile else partial(canvas_in, epochs=args.epochs, first=0, canvas=canvas)
+    data = Maps(keys=train, change=change, canvas=growing, **common)
+    return data, Maps(keys=valid, change=MAPS["none"], canvas=full, **common), draw_weights
+
+
+def map_weights(samples: Maps) -> np.ndarray:
+    """What the classes, the borders if there are any, and the background weigh in the loss, by their pixels. The
+    borders, which are rare but hard, weigh no more than the rarest class of cells.
+    """
+    weights = frequency_weights(samples.pixels())
+    if samples.borders:
+        weights[-2] = min(weights[-2], weights[:-2].max())
+    return weights / weights.mean()
 
 
 def network(
@@ -69,7 +82,7 @@ def network(
     """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
     torch.manual_seed(args.seed)
     model = build_detector(
-        args.arch, args.num_classes, args.in_channels, competition.MEAN, competition.STD,
+        args.arch, args.num_classes + args.borders, args.in_channels, competition.MEAN, competition.STD,
         criterion=MapLoss(weights, args.loss), checkpointing=bool(args.checkpointing),
     )  # fmt: skip
     if starts:
@@ -86,22 +99,25 @@ def validate(
     over the images that have cells; Dice, the plain mean over the classes and the background, and that by the training
     weights; each class' PQ and Dice.
     """
-    batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], args.batch_size)
+    size = 1 if args.tile else args.batch_size  # images at one scale differ in size
+    batches = Batches(np.arange(len(samples))[fabric.global_rank :: fabric.world_size], size)
     data = fabric.setup_dataloaders(loader(samples, batches, args.workers), use_distributed_sampler=False)
     model.eval()
     results = []
     for images, _, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
         maps = model(images)["map"]
-        results += [judge(probs, samples.instances(samples.keys[i])) for probs, i in zip(maps, index, strict=True)]
+        truths = (samples.instances(samples.keys[i]) for i in index)
+        results += [judge(probs, truth, samples.borders) for probs, truth in zip(maps, truths, strict=True)]
     results = gather(fabric, results)
     quality = np.array([own for own, _ in results])
     pixels = sum(own for _, own in results)
+    own = np.delete(weights, -2) if samples.borders else weights
     names = ("cell",) if samples.single else samples.competition.CLASSES
     typed, area = mean_known(quality[:, 1:].T), dice(pixels)
     row = {
         "mPQ": float(np.nan_to_num(mean_known([mean_known(quality[:, 1:])])[0])),
         "bPQ": float(np.nan_to_num(mean_known(quality[:, :1].T)[0])),
-        "Dice": float(np.nanmean(area)), "weighted_dice": weighted_dice(pixels, weights),
+        "Dice": float(np.nanmean(area)), "weighted_dice": weighted_dice(pixels, own),
     }  # fmt: skip
     if len(names) > 1:
         row |= {f"PQ {name}": float(value) for name, value in zip(names, typed, strict=True)}
@@ -109,19 +125,21 @@ def validate(
     return row
 
 
-def judge(probs: torch.Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def judge(probs: torch.Tensor, truth: np.ndarray, borders: bool) -> tuple[np.ndarray, np.ndarray]:
     """The PQ of an image's cells of any class and of each class (1 + C,), NaN without true ones, and `class_pixels`.
 
-    probs: class maps (C + 1, h, w) of the image on its canvas; truth: ids by class (H, W, C).
+    probs: class maps (C + 1, h, w) of the image on its canvas, with `borders` one more; truth: ids by class (H, W, C).
     """
     height, width = truth.shape[:2]
     rows, columns = fitted(height, width, tuple(probs.shape[1:]))
     seen = probs[None, :, :rows, :columns].float()
     maps = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True)[0].cpu().numpy()
-    labels, classes = class_instances(maps, len(maps) - 1)
-    owner = np.append(len(maps) - 1, classes)[labels]
-    found = np.where(owner[..., None] == np.arange(truth.shape[2]), labels[..., None], 0)
-    return image_quality(truth, found), class_pixels(class_map(truth), maps.argmax(0), len(maps))
+    background = truth.shape[2]
+    labels, classes = bordered_instances(maps) if borders else class_instances(maps, background)
+    owner = np.append(background, classes)[labels]
+    found = np.where(owner[..., None] == np.arange(background), labels[..., None], 0)
+    seen = owner if borders else maps.argmax(0)
+    return image_quality(truth, found), class_pixels(class_map(truth), seen, background + 1)
 
 
 def mean_known(rows: np.ndarray) -> np.ndarray:

@@ -41,6 +41,12 @@ def test_published_widths():
     assert model.head[-1].out_channels == 6 and task_of("unet_resnet34") == "segment"
 
 
+def test_light_decoder():
+    model = build_detector("unet_light_resnet18", 1, 3, MEAN[:3], STD[:3])
+    assert [block.up.out_channels for block in model.decoder] == [128, 64, 32, 16]
+    assert task_of("unet_light_resnet18") == "segment" and model.head[-1].in_channels == 16
+
+
 def test_gate_by_hand():
     gate = AttentionGate(1, 2, 1).eval()
     for part, value in ((gate.of_gate[0], 2.0), (gate.of_skip[0], 1.0), (gate.weight[1], 3.0)):

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cells.instances import class_instances, drop_small, merge_channels, otsu_watershed, split_cells, texture_watershed
+from cells.instances import (
+    bordered_instances,
+    borders_between,
+    class_instances,
+    drop_small,
+    merge_channels,
+    numbered,
+    otsu_watershed,
+    split_cells,
+    texture_watershed,
+)
 
 
 def discs(*places, shape=(80, 120), value=1, background=0) -> np.ndarray:
@@ -93,6 +103,52 @@ def test_merged_channels_by_hand():
     masks[0, :, 0] = [7, 7, 0, 0]
     masks[0, :, 2] = [0, 7, 7, 2]
     assert merge_channels(masks).tolist() == [[7, 14, 14, 9]]
+
+
+def test_numbers_in_a_row_by_hand():
+    masks = np.zeros((1, 4, 2), np.int64)
+    masks[0, :, 0], masks[0, :, 1] = [70000, 0, 5, 5], [0, 0, 9, 0]
+    labels, types = numbered(masks)
+    assert labels.tolist() == [[2, 0, 3, 1]] and labels.dtype == np.uint16
+    assert types.tolist() == [2, 0, 0, 1]
+    labels, types = numbered(np.full((2, 2, 1), 4))  # no background
+    assert labels.tolist() == [[1, 1], [1, 1]] and types.tolist() == [1, 0]
+
+
+def test_borders_by_hand():
+    labels = np.array([[0, 1, 1, 1, 1, 2, 2, 0, 0, 3]], np.uint16)
+    assert borders_between(labels, 1).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]
+    assert borders_between(labels, 2).astype(int).tolist() == [[0, 0, 0, 1, 1, 1, 1, 0, 0, 0]]
+    assert borders_between(labels, 3).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)), st.integers(1, 3))
+def test_borders_as_slowly(labels, reach):
+    right = np.zeros(labels.shape, bool)
+    for y, x in np.argwhere(labels > 0):
+        near = labels[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        right[y, x] = bool(set(np.unique(near)) - {0, labels[y, x]})
+    np.testing.assert_array_equal(borders_between(labels, reach), right)
+
+
+def test_borders_cut_what_no_neck_shows():
+    """Three square cells in a row, of two classes: a plain strip without its borders."""
+    cells = np.zeros((30, 70), np.uint16)
+    for number, x in enumerate((5, 25, 45), start=1):
+        cells[5:25, x : x + 20] = number
+    border = borders_between(cells)
+    inside = (cells > 0) & ~border
+    probs = np.stack([inside & (cells < 3), inside & (cells == 3), border, cells == 0]) * 0.85 + 0.05
+    labels, classes = bordered_instances(probs)
+    numbers = [labels[15, x] for x in (15, 35, 55)]
+    assert sorted(numbers) == [1, 2, 3] and classes[np.array(numbers) - 1].tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(labels, np.array([0, *numbers])[cells])
+    assert split_cells(cells > 0).max() == 1
+    nothing = np.zeros((3, 9, 9))
+    nothing[-1] = 1
+    labels, classes = bordered_instances(nothing)
+    assert not labels.any() and len(classes) == 0
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])

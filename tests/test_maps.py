@@ -14,6 +14,7 @@ import competitions
 from augment.maps import (
     BLURS,
     MAPS,
+    ZOOM,
     MapMixup,
     bent,
     canvas_in,
@@ -23,6 +24,7 @@ from augment.maps import (
     pannuke,
     placed,
     shift_scale_rotate,
+    window,
 )
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError
@@ -40,7 +42,7 @@ def pair(shape=(64, 64), channels=3):
     return np.repeat(image[..., None], channels, 2), labels
 
 
-@pytest.mark.parametrize("name", list(MAPS))
+@pytest.mark.parametrize("name", sorted(set(MAPS) - {"nuclei"}))
 @pytest.mark.parametrize("channels", [3, 5])
 def test_changes_keep_step(name, channels):
     for seed in range(6):
@@ -52,6 +54,39 @@ def test_changes_keep_step(name, channels):
         inside = new.mean(2) > 125
         union = (inside | (changed == 0)).sum()
         assert (inside & (changed == 0)).sum() > 0.85 * union
+
+
+def test_nuclei_of_any_stain_keep_step():
+    dark = []
+    for seed in range(30):
+        new, changed = MAPS["nuclei"](*pair(), rng(seed), 1)
+        inside, outside = (new.mean(2)[where].mean() for where in (changed == 0, changed == 2))
+        assert abs(inside - outside) > 30 and set(np.unique(changed)) <= {0, 2}
+        dark.append(inside < outside)
+    assert 0 < sum(dark) < 15  # now and then dark for bright
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 1000))
+def test_windows_keep_step(height, width, seed):
+    labels = rng(seed, "map").integers(1, 200, (height, width)).astype(np.uint16)
+    image = np.repeat(labels[..., None], 3, 2).astype(np.uint8)
+    new, changed = window(image, labels, (64, 32), 0.5, 0, rng(seed))
+    assert new.shape == (64, 32, 3) and changed.shape == (64, 32) and changed.dtype == np.uint16
+    assert (new[changed == 0] == 114).all() and (changed > 0).any()
+
+
+def test_windows_are_of_all_places_and_sizes():
+    image, labels = np.zeros((100, 100, 3), np.uint8), np.arange(1, 10001, dtype=np.uint16).reshape(100, 100)
+    corners, steps = [], []
+    for seed in range(60):
+        changed = window(image, labels, (32, 32), 1.0, 0, rng(seed))[1].astype(int) - 1
+        corners.append(changed[0, 0])
+        steps.append((changed[0, -1] - changed[0, 0]) / 31)
+    rows, columns = np.divmod(corners, 100)
+    assert rows.min() < 15 and columns.min() < 15 and rows.max() > 55 and columns.max() > 55
+    low, high = 1 / np.array(ZOOM)[::-1]
+    assert low * 0.9 < min(steps) < 0.75 and 1.4 < max(steps) < high * 1.1
 
 
 def test_stages():
@@ -139,9 +174,28 @@ def test_samples_from_tables(tmp_path):
     assert torch.equal(labels == 0, image[0] > 100)
     assert data[2, 0][1].shape == (32, 96)
     assert len(np.unique(data.instances("0"))) == 4
-    assert data.pixels().sum() == 2 * 64 * 96 and data.pixels()[0] == (data.instances("0") > 0).sum() + (
-        data.instances("1") > 0
-    ).sum()
+    assert (
+        data.pixels().sum() == 2 * 64 * 96
+        and data.pixels()[0] == (data.instances("0") > 0).sum() + (data.instances("1") > 0).sum()
+    )
+
+
+def test_samples_with_borders_at_a_scale(tmp_path):
+    folder = make_small_blobs(tmp_path / "data", images=1)
+    competition = competitions.get("neurons", CLASSES)
+    cells = competition.read_cells(folder / "train.csv", root=folder / "images")
+    common = competition, folder / "images", ["0"], cells, MAPS["none"]
+    whole = Maps(*common, None, False, borders=True, scale=2.0)
+    image, labels, _ = whole[1, 0]
+    assert image.shape == (3, 128, 192) and set(labels.unique().tolist()) == {0, 2}  # the cells do not touch
+    assert torch.equal(labels == 0, image[0] > 114)
+    windows = Maps(*common, lambda epoch: (32, 32), False, borders=True, scale=2.0)
+    assert windows[1, 0][0].shape == (3, 32, 32) and not torch.equal(windows[1, 0][0], windows[2, 0][0])
+    touching, types = np.zeros((9, 20), np.uint16), np.array([1, 0, 0])
+    touching[1:8, 1:9], touching[1:8, 10:18] = 1, 2
+    target = whole.target(touching, types)
+    assert target[4].tolist() == [2, *[0] * 7, 1, 2, 1, *[0] * 7, 2, 2]
+    assert whole.pixels().tolist() == [(whole.instances("0") > 0).sum(), 0, 64 * 96 - (whole.instances("0") > 0).sum()]
 
 
 def test_rate_of_the_averaged_phase():

@@ -33,6 +33,14 @@ def test_focal_by_hand():
     assert second == pytest.approx(0.25 * 0.25**2 * math.log(4 / 3))
 
 
+def test_cross_entropy_of_maps_and_of_shares():
+    logits, targets = random_case()
+    loss = MapLoss(torch.ones(3), "DiceCrossEntropy")
+    right = -logits.log_softmax(1).gather(1, targets[:, None]).mean() / 2
+    for given in (targets, shares(targets, 3)):
+        torch.testing.assert_close(loss(logits, given)["cross_entropy"], right)
+
+
 def test_boundary_by_hand():
     step = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]).view(1, 1, 2, 3)
     assert steepness(step).round(decimals=3).flatten().tolist() == [0, 1, 0, 0, 1, 0]

@@ -8,8 +8,10 @@ import pytest
 import torch
 from small_blobs import CLASSES, make_small_blobs
 
+import evaluate
 import makefolds
 import segment
+import submit
 import tasks.segment
 import train
 from common.errors import UserError
@@ -105,6 +107,42 @@ def test_unet_is_trained_goes_on_and_finds_cells(data, tmp_path, monkeypatch):
     assert {"score", "PredictionString", "Label"} <= set(cells)
 
 
+@pytest.mark.slow
+def test_unet_with_borders_in_windows(data, tmp_path):
+    arch = "unet_light_resnet18"
+    own = ["--augment", "nuclei", "--borders", "1", "--tile", "48", "--img_size", "64", "--num_classes", "1"]
+    train.main(train_flags(data, arch, *own, "--sample", "-1", "--loss", "DiceCrossEntropy", "--mixup", "0.4"))
+    log = pd.read_csv(run_folder(data, arch) / "log.csv")
+    assert {"bPQ", "weighted_dice", "train_cross_entropy"} <= set(log)
+    weights = str(run_folder(data, arch) / "best.pth")
+    assert segment.main(segment_flags(data, tmp_path, "--weights", weights, "--tile", "48")) is None
+    cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
+    assert "score" in cells
+    state = torch.load(weights, weights_only=True)
+    state["settings"]["borders"] = 0
+    state["model"] = {name: value[:2] if "head.3" in name else value for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "plain.pth")
+    with pytest.raises(UserError, match="--borders cannot be averaged"):
+        segment.main(segment_flags(data, tmp_path, "--weights", f"{weights},{tmp_path / 'plain.pth'}"))
+
+
+@pytest.mark.parametrize("finder", ["otsu", "texture"])
+def test_baselines_find_submit_and_score(finder, data, tmp_path, capsys):
+    assert segment.main(segment_flags(data, tmp_path, "--finder", finder, "--edge_rule", "none")) is None
+    metadata, cells = str(data / "train.csv"), str(tmp_path / "meta_dir" / "train_cell.csv")
+    flags = ["--metadata", metadata, "--cell_meta_csv_path", cells, "--out_path", str(tmp_path / "submission.csv")]
+    submit.main([*common(), *flags])
+    assert "in 6 images" in capsys.readouterr().out
+    evaluate.main([*common(), "--truth", metadata, "--submission", str(tmp_path / "submission.csv")])
+    score = pd.read_csv(tmp_path / "score_submission.csv")
+    assert score["Detections"].iloc[-1] == 18 and (finder == "texture" or score["AP"].iloc[-1] > 0.95)
+    with pytest.raises(UserError, match="row 2: Label '' must be a class 0 to 2"):
+        submit.main(["--competition", "neurons", *flags])
+    pd.read_csv(cells).replace({"ImageID": {3: 9}}).to_csv(cells, index=False)
+    with pytest.raises(UserError, match="has the image 9, which"):
+        submit.main([*common(), *flags])
+
+
 def make_small_pannuke(folder: Path) -> Path:
     """Two folds of three images of 64 x 64 pixels with two nuclei each, and a split by fold."""
     for fold in (1, 2):
@@ -149,6 +187,8 @@ def test_refusals(data, tmp_path):
     for wrong, message in (
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
+        (["--tile", "-1"], "--tile, a number of pixels, and --borders"),
+        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders are for class maps"),
         (["--cutmix", "1"], "--cutmix is not for class maps"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
     ):

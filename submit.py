@@ -1,0 +1,60 @@
+"""Write the submission of what a finder found, where the finder says the classes, too, and no classifier has a say.
+
+    python submit.py --competition neurons --metadata DATA/sample_submission.csv \\
+        --cell_meta_csv_path META/sample_submission_cell.csv --out_path OUT/submission.csv
+
+A cell is of the class in its column Label, which networks write; with one class alone, of that one. evaluate.py scores
+the submission where the truth is known.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+import competitions
+from cells.table import BOX, CELL_COLUMNS, KEY, read_table
+from common.errors import UserError, run
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    competitions.add_flags(parser)
+    parser.add_argument("--metadata", required=True, help="which images, as segment.py got it")
+    parser.add_argument("--cell_meta_csv_path", required=True, help="the cells table that segment.py wrote")
+    parser.add_argument("--out_path", required=True, help="the file to write")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Write the submission and say how many cells went into it."""
+    args = get_args_parser().parse_args(argv)
+    competition = competitions.get(args.competition, args.classes)
+    images = competition.read_metadata(args.metadata)
+    path = args.cell_meta_csv_path
+    columns = {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float, "Label": str}
+    cells = read_table(path, columns, key=KEY)
+    unknown = cells["ImageID"][~cells["ImageID"].isin(images["ID"])]
+    if len(unknown):
+        raise UserError(f"{path} has the image {unknown.iloc[0]}, which {args.metadata} lacks")
+    probs = certain(cells["Label"], competition.CLASSES, path)
+    competition.write_submission(args.out_path, images, cells, probs)
+    print(f"{args.out_path}: {len(cells)} cells found in {len(images)} images")  # noqa: T201
+
+
+def certain(labels: pd.Series, classes: Sequence[str], name: str) -> np.ndarray:
+    """Class indices as text -> probabilities of 0 and 1, (cells, classes); all 1 with one class. name: the file."""
+    if len(classes) == 1:
+        return np.ones((len(labels), 1))
+    wrong = np.flatnonzero(~labels.isin([str(index) for index in range(len(classes))]))
+    if len(wrong):
+        raise UserError(
+            f"{name} row {wrong[0] + 2}: Label {labels.iloc[wrong[0]]!r} must be a class 0 to {len(classes) - 1}; "
+            "without such labels give one class, such as --classes cell"
+        )
+    return np.eye(len(classes))[labels.astype(np.int64)]
+
+
+if __name__ == "__main__":
+    run(main)
