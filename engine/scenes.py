@@ -66,6 +66,13 @@ class Scenes(Dataset):
         images, targets, index = zip(*batch, strict=True)
         return torch.stack(images), list(targets), torch.tensor(index)
 
+    def shape(self, key: str) -> tuple[int, int]:
+        """(height, width) of an image: the table's, or where it has no cell there the file's."""
+        if key not in self.rows:
+            return self.competition.read_image(self.root, key).shape[:2]
+        height, width = self.cells[["ImageHeight", "ImageWidth"]].iloc[self.rows[key][0]].tolist()
+        return height, width
+
     def scene(self, key: str) -> Scene:
         """An image with its cells, as large as it fits the canvas."""
         image = to_uint8(self.competition.read_image(self.root, key))

@@ -40,9 +40,9 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
     root = existing(args.root_dir, "--root_dir")
     cells = competition.read_cells(args.metadata, root=root)
     canvas = canvas_of(cells, args.img_size)
-    parts = []
+    parts, known = [], set(competition.read_metadata(args.metadata)["ID"])
     for images in read_fold(args.folds_dir, args.split_name, args.fold, competition):
-        missing = sorted(set(images["ID"]) - set(cells["ImageID"]))
+        missing = sorted(set(images["ID"]) - known)
         if missing:
             raise UserError(f"--metadata {args.metadata} lacks images of {args.split_name}: {some(missing)}")
         parts.append((images["ID"].tolist(), cells[cells["ImageID"].isin(images["ID"])].reset_index(drop=True)))
@@ -104,10 +104,9 @@ def validate(
 
 def found_table(samples: Scenes, finds: dict[int, dict[str, np.ndarray]]) -> pd.DataFrame:
     """Finds by index of their image as a table `ImageID,class,x1,y1,x2,y2,score` in the images' own pixels."""
-    sizes = samples.cells.drop_duplicates("ImageID").set_index("ImageID")[["ImageHeight", "ImageWidth"]]
     parts = []
     for index, one in sorted(finds.items()):
-        boxes = to_pixels(one["boxes"], tuple(sizes.loc[samples.keys[index]]), samples.canvas)
+        boxes = to_pixels(one["boxes"], samples.shape(samples.keys[index]), samples.canvas)
         boxes = of_side(boxes, samples.competition.BOX_SIZE)
         own = pd.DataFrame(boxes, columns=BOX).assign(ImageID=samples.keys[index], score=one["scores"])
         parts.append(own.assign(**{"class": one["labels"].astype(np.int64)}))

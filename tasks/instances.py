@@ -16,9 +16,9 @@ def image_pairs(samples: Scenes, index: int, find: dict[str, np.ndarray]) -> lis
 
     find: boxes (m, 4) on the canvas, scores (m,), masks (m, 28, 28) on the boxes.
     """
-    own = samples.cells.iloc[samples.rows[samples.keys[index]]]
-    shape = tuple(own[["ImageHeight", "ImageWidth"]].iloc[0].tolist())
-    truth = stack_layers(own["PredictionString"], *shape)
+    key = samples.keys[index]
+    shape = samples.shape(key)
+    truth = stack_layers(samples.cells["PredictionString"].iloc[samples.rows.get(key, [])], *shape)
     boxes = to_pixels(find["boxes"], shape, samples.canvas)
     cuts = [cut_from_box(mask, box, shape) for mask, box in zip(find["masks"], boxes, strict=True)]
     pairs = []
@@ -33,7 +33,7 @@ def instance_scores(samples: Scenes, pairs: dict[int, list[Pairs]]) -> dict[str,
     """mAP and AP50 over the images at the threshold of the scores that gives the highest mAP, and each cell type's."""
     kinds = samples.cells.drop_duplicates("ImageID").set_index("ImageID").get("cell_type")
     order = sorted(pairs)
-    groups = ["cells" if kinds is None else kinds[samples.keys[index]] for index in order]
+    groups = ["cells" if kinds is None else kinds.get(samples.keys[index], "no cells") for index in order]
     tables = [ap_table([pairs[index][level] for index in order], groups) for level in range(len(THRESHOLDS))]
     best = int(np.argmax([table["AP"].iloc[-1] for table in tables]))
     *own, mean = tables[best].itertuples(index=False)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_blobs import make_small_blobs
 from small_scenes import CLASSES, make_small_scenes
 
 import competitions
@@ -17,6 +18,8 @@ from cells.network_finder import Fusing, fuse_finds, undo_boxes
 from cells.store import Store
 from common.errors import UserError
 from engine.scenes import Scenes
+from tasks.detect import found_table
+from tasks.instances import image_pairs, instance_scores
 
 ARCH = "centernet_fpn_tf_efficientnet_lite0"
 
@@ -79,6 +82,33 @@ def test_mosaics_end_with_their_epochs_and_are_not_judged(data):
     scenes = Scenes(competitions.get("cytologia", CLASSES), change=SCENES["none"], mosaic_epochs=2, **options)
     whole = [torch.equal(scenes[epoch, 0][0], scenes[9, 0][0]) for epoch in (0, 1, 2, 3)]
     assert whole == [True, False, False, True]  # epoch 0 is validation
+
+
+def test_images_without_cells_are_samples(data):
+    competition = competitions.get("cytologia", CLASSES)
+    cells = competition.read_cells(data / "train.csv", root=data / "images")
+    keys = sorted(set(cells["ImageID"]))[:2]
+    options = {"root": data / "images", "canvas": (64, 64), "single": True, "change": SCENES["none"], "masks": False}
+    scenes = Scenes(competition, keys=keys, cells=cells[cells["ImageID"] == keys[0]].reset_index(drop=True), **options)
+    image, target, _ = scenes[1, 1]
+    assert image.shape == (3, 64, 64) and target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+    assert scenes.shape(keys[1]) == scenes.shape(keys[0]) == (96, 96)
+    find = {"boxes": np.float32([[8, 8, 16, 16]]), "scores": np.ones(1), "labels": np.zeros(1)}
+    table = found_table(scenes, {1: find})
+    assert table[["x1", "y1", "x2", "y2"]].to_numpy().tolist() == [[12, 12, 24, 24]]
+
+
+def test_instances_of_an_image_without_cells(tmp_path):
+    folder = make_small_blobs(tmp_path, images=2)
+    competition = competitions.get("neurons", "cell")
+    cells = competition.read_cells(folder / "train.csv", root=folder / "images")
+    cells = cells[cells["ImageID"] == "0"].reset_index(drop=True)
+    options = {"root": folder / "images", "canvas": (64, 96), "single": True, "change": SCENES["none"], "masks": True}
+    scenes = Scenes(competition, keys=["0", "1"], cells=cells, **options)
+    assert scenes[1, 1][1]["masks"].shape == (0, 64, 96)
+    nothing = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0), "masks": np.zeros((0, 28, 28), np.float32)}
+    scores = instance_scores(scenes, {index: image_pairs(scenes, index, nothing) for index in (0, 1)})
+    assert scores["mAP"] == 0.5 and scores["AP no cells"] == 1 and scores["AP cell"] == 0
 
 
 @pytest.mark.slow
