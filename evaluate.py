@@ -38,7 +38,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--probabilities", help="with a cells table: the classes' probabilities, ensemble_<name>.csv")
     parser.add_argument("--name", default="boxes", help="with a cells table: score_<name>.csv")
     parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
-    parser.add_argument("--truth", required=True, help="truth table: a cells table with a further column Label")
+    parser.add_argument("--truth", help="truth table: a cells table with a further column Label")
+    parser.add_argument("--root_dir", help="without a truth: the images' folder, to check a submission alone (neurons)")
     parser.add_argument("--out_path", help="folder for the table and the picture")
     return parser
 
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     competition = competitions.get(args.competition, args.classes)
     if bool(args.submission) == bool(args.cell_meta_csv_path):
         raise UserError("give either --submission or --cell_meta_csv_path, which says what to score")
+    if not args.truth:
+        check_alone(args, competition)
+        return
     if args.cell_meta_csv_path:
         score_boxes(args, competition)
         return
@@ -64,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     else:
         means = [table.iloc[-1, 1] for table in tables]
         compare(pd.DataFrame({"Submission": names, competition.SCORE: means}))
+
+
+def check_alone(args: argparse.Namespace, competition: Competition) -> None:
+    """Say what is in submissions that are right in form; UserError when one is not."""
+    if not (args.submission and args.root_dir and hasattr(competition, "check_submission")):
+        raise UserError("--truth is missing; without it only submissions of neurons can be checked, with --root_dir")
+    for path in args.submission:
+        table = competition.check_submission(existing(path, "--submission"), args.root_dir)
+        say(f"{table.to_string(index=False)}\n{path} is right in form: {table['Cells'].sum()} cells")
 
 
 def score(submission: Path, truth: Path, competition: Competition, out_path: str | None) -> pd.DataFrame:

@@ -11,8 +11,10 @@ Label, else its image's; cells whose own Label is empty are left out). Multilabe
 With --groups (findduplicates.py writes it; it must have a row for every image) the images of a cluster are in one fold:
 clusters are what is stratified, with the labels of all their images. Both files then have a column Cluster.
 
---holdout N makes two folds: 0 with N images, to validate on, and 1 with the others. --tables also writes `fold<k>.csv`,
-the rows of --metadata that belong to the images of a fold, to find cells in them and to score them alone.
+--by COLUMN takes the folds as they are: fold 0 the images with the first of the column's sorted values, and so on (the
+official folds of pannuke: --by fold). --holdout N makes two folds: 0 with N images, to validate on, and 1 with the
+others. --tables also writes `fold<k>.csv`, the rows of --metadata that belong to the images of a fold, to find cells in
+them and to score them alone.
 """
 
 import argparse
@@ -41,6 +43,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split_name", default="random_folds10", help="name of the split's folder")
     parser.add_argument("--n_folds", type=int, help="without the flag, the number at the end of --split_name")
     parser.add_argument("--holdout", type=int, help="images of fold 0, instead of folds of equal size")
+    parser.add_argument("--by", help="a column of the metadata whose values are the folds (pannuke: fold)")
     parser.add_argument("--tables", action="store_true", help="write the metadata's rows of each fold, too")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--folds_dir", default="cv_folds", help="folder of all splits")
@@ -52,11 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
     competition = competitions.get(args.competition, args.classes)
     folder = Path(args.folds_dir) / safe_name(args.split_name, "--split_name")
-    labelled = competition.read_labels(args.metadata)[["ID", "Label"]]
+    table = competition.read_labels(args.metadata)
+    labelled = table[["ID", "Label"]]
     images = group(labelled, args.groups, args.drop_duplicates)
     hot = competition.multi_hot(images["Label"])
     clusters = images.get("Cluster")
-    if args.holdout:
+    if args.by:
+        folds = folds_by(images, table, args.by, args.metadata)
+    elif args.holdout:
         folds = hold_out(hot, args.holdout, args.seed, args.metadata, clusters)
     else:
         n_folds = number_of_folds(args.n_folds, args.split_name)
@@ -138,6 +144,16 @@ def hold_out(hot: np.ndarray, count: int, seed: int, name: str, clusters: pd.Ser
 def at_least_two(hot: np.ndarray) -> np.ndarray:
     """A multi-hot array (N, C) with its column twice if it has one alone, which is not multilabel for scikit-learn."""
     return hot if hot.shape[1] > 1 else np.hstack([hot, hot])
+
+
+def folds_by(images: pd.DataFrame, table: pd.DataFrame, column: str, name: str) -> np.ndarray:
+    """The place of each image's value in `column` of `table` among its sorted values, (N,). name: the file."""
+    if column not in table:
+        raise UserError(f"--by {column}: {name} has no such column; it has {', '.join(table)}")
+    values = table.set_index("ID")[column].loc[images["ID"]]
+    if values.nunique() < 2:
+        raise UserError(f"--by {column}: all images of {name} have the same; folds are at least 2")
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:

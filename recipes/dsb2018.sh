@@ -5,13 +5,15 @@
 #   DATA=path/to/dsb2018 bash recipes/dsb2018.sh    DATA holds train.csv (id,annotation,width,height,cell_type) and train/
 #
 # Settings: OUT (folder to write), TYPES (the cell types, for even shares in training), HOLDOUT (images to score on),
-# EPOCHS, TEST and TEST_IMAGES (a table and folder of further images to score on instead), GPU, WORKERS.
+# EPOCHS, SIDE and SIZE (windows of so many pixels a side, seen at so many), BASELINE (otsu or texture), TEST and
+# TEST_IMAGES (a table and folder of further images to score on instead), GPU, WORKERS.
 # Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-44}
+OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-40}
+SIDE=${SIDE:-192} SIZE=${SIZE:-192} BASELINE=${BASELINE:-otsu}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
 TEST=${TEST:-$FOLDS/held/fold0.csv} TEST_IMAGES=${TEST_IMAGES:-$DATA/train}
@@ -23,9 +25,9 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
     --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 1 \
-    --tile 256 --img_size 256 --crop_size 256 --augment nuclei --sample -1 --loss DiceCrossEntropy \
-    --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 1e-3 \
-    --backbone_lr 0.5 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
+    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --augment nuclei --sample 140 --loss DiceCrossEntropy \
+    --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
+    --backbone_lr 0.5 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.97
 
 name=$(basename "$TEST" .csv)
 find_score() { # what to call it, then flags of the finder
@@ -33,13 +35,13 @@ find_score() { # what to call it, then flags of the finder
         --meta_dir "$OUT/meta/$1" --crop_dir "$OUT/crops" --img_dir "$OUT/images" --cache_dir "$OUT/cache" \
         --img_size 256 --workers "$WORKERS" --gpu_id "$GPU" "${@:2}"
     python submit.py "${one[@]}" --metadata "$TEST" --cell_meta_csv_path "$OUT/meta/$1/${name}_cell.csv" \
-        --out_path "$OUT/submission_$1.csv"
-    python evaluate.py "${one[@]}" --truth "$TEST" --submission "$OUT/submission_$1.csv"
+        --out_path "$OUT/submission_$1_$name.csv"
+    python evaluate.py "${one[@]}" --truth "$TEST" --submission "$OUT/submission_$1_$name.csv"
 }
 echo "== the baseline"
-find_score otsu --finder otsu
+find_score "$BASELINE" --finder "$BASELINE"
 echo "== the network: its last weights, as the images that were held out chose none"
-find_score network --weights "$RESULTS/models/Nuclei/fold0/$(printf %03d "$EPOCHS").pth" --tile 256 \
+find_score network --weights "$RESULTS/models/Nuclei/fold0/$(printf %03d "$EPOCHS").pth" --tile "$SIDE" \
     --augment default,fliplr,flipud,transpose
 python visualize.py overlays "${one[@]}" --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
     --cell_meta_csv_path "$OUT/meta/network/${name}_cell.csv" --out_path "$OUT/pictures"

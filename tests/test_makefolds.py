@@ -46,6 +46,17 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert not first.equals(folds_of(tmp_path, "--seed", "2"))
 
 
+def test_folds_of_a_column(tmp_path: Path, capsys) -> None:
+    rows = [(f"fold{fold}_{n:05}", "0|1", f"fold{fold}") for n in range(3) for fold in (3, 1, 2)]
+    pd.DataFrame(rows, columns=["ID", "Label", "fold"]).to_csv(tmp_path / "train.csv", index=False)
+    table = folds_of(tmp_path, "--competition", "pannuke", "--split_name", "official", "--by", "fold")
+    assert table["Fold"].tolist() == [2, 0, 1] * 3
+    with pytest.raises(UserError, match="--by tissue: .* has no such column; it has ID, Label, fold"):
+        folds_of(tmp_path, "--competition", "pannuke", "--by", "tissue")
+    with pytest.raises(UserError, match="--by Label: all images"):
+        folds_of(tmp_path, "--competition", "pannuke", "--by", "Label")
+
+
 def test_number_of_folds() -> None:
     assert makefolds.number_of_folds(None, "random_folds10") == 10
     assert makefolds.number_of_folds(3, "random_folds10") == 3

@@ -136,6 +136,10 @@ def test_baselines_find_submit_and_score(finder, data, tmp_path, capsys):
     evaluate.main([*common(), "--truth", metadata, "--submission", str(tmp_path / "submission.csv")])
     score = pd.read_csv(tmp_path / "score_submission.csv")
     assert score["Detections"].iloc[-1] == 18 and (finder == "texture" or score["AP"].iloc[-1] > 0.95)
+    evaluate.main([*common(), "--root_dir", str(data / "images"), "--submission", str(tmp_path / "submission.csv")])
+    assert "is right in form: 18 cells" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--truth is missing"):
+        evaluate.main(["--competition", "hpa", "--submission", str(tmp_path / "submission.csv")])
     with pytest.raises(UserError, match="row 2: Label '' must be a class 0 to 2"):
         submit.main(["--competition", "neurons", *flags])
     pd.read_csv(cells).replace({"ImageID": {3: 9}}).to_csv(cells, index=False)

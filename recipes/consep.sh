@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# CoNSeP's nuclei on the pannuke road: its two folds, each the other's test. On a CPU in half an hour each.
+#
+#   DATA=path/to/consep bash recipes/consep.sh     DATA holds fold1/ and fold2/ with images.npy, masks.npy, types.npy
+#
+# Settings: those of recipes/pannuke.sh, and EPOCHS.
+set -euo pipefail
+export CLASSES=${CLASSES:-Other,Inflammatory,Epithelial,Spindle} OUT=${OUT:-results_consep} FOLDS=${FOLDS:-0 1}
+export ARCH=${ARCH:-unet_light_tf_efficientnet_lite0}
+export MORE="--pretrained efficientnet-lite0 --borders 1 --loss DiceCrossEntropy --augment pannuke_at_once --tile 192 --img_size 192
+    --crop_size 192 --progressive 0 --epochs ${EPOCHS:-60} --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --ema 0.98
+    --swa_start 0 --mixup 0 ${MORE:-}"
+TILE=192 bash "$(dirname "$0")/pannuke.sh"

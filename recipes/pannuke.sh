@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The pannuke road, whole: an attention U-Net of nuclei and their types on each rotation of the official folds, its
+# cells, bPQ and mPQ by tissue. Its plain variant with PLAIN=1.
+#
+#   bash recipes/pannuke.sh --demo                 made-up tiles, a small network: minutes on a laptop, no downloads
+#   DATA=path/to/pannuke bash recipes/pannuke.sh   DATA holds fold1/, fold2/, fold3/ with images.npy, masks.npy, types.npy
+#
+# Settings: OUT (folder to write), FOLDS (the folds to hold out in turn, from 0), CLASSES (your own types), ARCH, PLAIN,
+# MORE (further flags of train.py) with its TILE, GPU, WORKERS. Run it again after an interruption: every stage goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
+GPU=${GPU:-0} WORKERS=${WORKERS:-0}
+own=(--competition pannuke)
+if [ -n "${CLASSES:-}" ]; then own+=(--classes "$CLASSES"); fi
+
+if [ "${1:-}" = --demo ]; then
+    OUT=${OUT:-demo_pannuke} FOLDS=${FOLDS:-0}
+    DATA=${DATA:-$OUT/data}
+    python synthesize.py --competition pannuke --out_dir "$DATA" --train 60 --size 128 --seed 1 --jobs 1
+    net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128 --crop_size 128
+        --progressive 64 --augment pannuke_at_once --epochs 12 --batch_size 4 --lr 1e-3 --ema 0.9 --swa_start 0)
+else
+    OUT=${OUT:-results_pannuke} FOLDS=${FOLDS:-0 1 2}
+    DATA=${DATA:?is the folder of the folds; or give --demo}
+    net=(--arch "${ARCH:-unet_resnet34}") # everything else as published, see competitions/pannuke.py
+fi
+if [ "${PLAIN:-0}" = 1 ]; then
+    net+=(--loss FrequencyDice --optimizer Adam --weight_decay 0 --scheduler cosine --lr 2e-4 --warmup_epochs 5
+        --ema 0 --swa_start 0 --mixup 0 --progressive 0 --mixed_precision 0)
+fi
+RUN=$([ "${PLAIN:-0}" = 1 ] && echo Plain || echo Maps)
+
+python makefolds.py "${own[@]}" --metadata "$DATA" --folds_dir "$OUT/cv_folds" --split_name official --by fold
+for fold in $FOLDS; do
+    echo "== hold the fold $((fold + 1)) out"
+    python train.py "${own[@]}" --metadata "$DATA" --root_dir "$DATA" --folds_dir "$OUT/cv_folds" --split_name official \
+        --fold "$fold" --result_dir "$OUT/results" --out_dir "$RUN" --gpu_id "$GPU" --workers "$WORKERS" --patience 0 "${net[@]}" ${MORE:-}
+    held=$DATA/fold$((fold + 1)) meta=$OUT/meta/$RUN
+    weights=$(ls "$OUT/results/models/$RUN/fold$fold"/[0-9]*.pth | tail -n 1) # the last: the held-out fold chose none
+    python segment.py "${own[@]}" --metadata "$held" --root_dir "$held" --dataset "fold$fold" --edge_rule none \
+        --meta_dir "$meta" --crop_dir "$OUT/crops" --img_dir "$OUT/images" --cache_dir "$OUT/cache/$RUN" --img_size 256 \
+        --weights "$weights" --augment default,fliplr,flipud --tile "${TILE:-0}" --workers "$WORKERS" --gpu_id "$GPU"
+    python submit.py "${own[@]}" --metadata "$held" --cell_meta_csv_path "$meta/fold$((fold + 1))_cell.csv" \
+        --out_path "$OUT/${RUN}_fold$((fold + 1)).csv"
+    python evaluate.py "${own[@]}" --truth "$held" --submission "$OUT/${RUN}_fold$((fold + 1)).csv"
+    python visualize.py overlays "${own[@]}" --metadata "$held" --root_dir "$held" --truth "$held" --limit 4 \
+        --cell_meta_csv_path "$meta/fold$((fold + 1))_cell.csv" --out_path "$OUT/pictures"
+done
