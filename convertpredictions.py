@@ -179,7 +179,7 @@ def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def wanted_rows(args: argparse.Namespace) -> pd.DataFrame:
     """The rows that the table should have: ImageID, CellID, `id` as the raw predictions spell it, and `needed`."""
-    images = read_table(args.meta_csv_path, {"ID": str}, key=["ID"])["ID"]
+    images = competitions.get(args.competition, args.classes).read_metadata(args.meta_csv_path)["ID"]
     cells = None
     if args.cell_meta_csv_path:
         cells = read_table(args.cell_meta_csv_path, {"ImageID": str, "CellID": int}, key=KEY)[KEY]

@@ -227,7 +227,7 @@ def test_flags_that_lead_nowhere(data: Path, flags: list[str], message: str) -> 
 
 def test_tables_that_do_not_go_together(data: Path) -> None:
     save(data, IDS)
-    pd.DataFrame({"ID": ["a", "b"]}).to_csv(data / "sample.csv", index=False)
+    pd.DataFrame({"ID": ["a", "b"], "Label": "0"}).to_csv(data / "sample.csv", index=False)
     with pytest.raises(UserError, match=r"cells\.csv has cells of c, which .*sample\.csv lacks"):
         convert(data)
 
