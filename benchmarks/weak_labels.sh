@@ -13,7 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 SCALE=${SCALE:-cpu} OUT=${OUT:-weak_labels} SEEDS=${SEEDS:-1} GPU=${GPU:-0} WORKERS=${WORKERS:-0}
-IDEAS=${IDEAS:-"recipe combination bag warm bags soft together longer ema balanced mixup cutmix pooled puzzle duo attention"}
+IDEAS=${IDEAS:-"recipe combination views rules bag warm together ema soft everything longer balanced mixup cutmix \
+pooled puzzle duo attention"}
 
 net=tf_efficientnet_lite0 # with the ImageNet weights of a Python package: nothing is downloaded
 case $SCALE in
@@ -39,6 +40,7 @@ esac
 DATA=$OUT/data META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images CACHE=$OUT/cache FOLDS=$OUT/cv_folds
 SAMPLE=$DATA/test/sample_submission.csv TRUTH=$DATA/test/truth.csv
 TIMEFORMAT='%U %S'
+VIEWS= # the end of the tables' folders where other views than the recipe's are looked at
 
 # ---- Steps ----
 
@@ -58,13 +60,13 @@ train() { # name, network, then flags
 
 predict() { # name, epoch, cell or image, then flags
     local views=(--augment all --seeds "${CROP_SEEDS:-1}") cells=(--cell_meta_csv_path "$META/all/sample_submission_cell.csv")
-    once "predict_$1" python test.py --base_dir "$RUN/results" --out_dir "$1" --predict_epoch "$2" --cellorimage "$3" \
+    once "predict_$1$VIEWS" python test.py --base_dir "$RUN/results" --out_dir "$1" --predict_epoch "$2" --cellorimage "$3" \
         --dataset test "${views[@]}" --gpu_id "$GPU" --workers "$WORKERS" "${@:4}"
-    once "convert_$1" python convertpredictions.py --dataset test --model "$1" --epoch "$2" --cellorimage "$3" \
+    once "convert_$1$VIEWS" python convertpredictions.py --dataset test --model "$1" --epoch "$2" --cellorimage "$3" \
         "${views[@]}" --predictions_path "$RUN/results/submissions" --meta_csv_path "$SAMPLE" "${cells[@]}" \
-        --out_path "$RUN/tables_all" --add_datetime 0
-    once "keep_$1" python benchmarks/weak_labels.py keep --table "$RUN/tables_all/probabilities_$1_$2.csv" \
-        --cells "$META/kept/sample_submission_cell.csv" --out "$RUN/tables_kept/probabilities_$1_$2.csv"
+        --out_path "$RUN/tables_all$VIEWS" --add_datetime 0
+    once "keep_$1$VIEWS" python benchmarks/weak_labels.py keep --table "$RUN/tables_all$VIEWS/probabilities_$1_$2.csv" \
+        --cells "$META/kept/sample_submission_cell.csv" --out "$RUN/tables_kept$VIEWS/probabilities_$1_$2.csv"
 }
 
 score() { # name, tables as <model>_<epoch>:<kind>:<weight>, --, then flags of ensemble.py
@@ -79,7 +81,7 @@ score() { # name, tables as <model>_<epoch>:<kind>:<weight>, --, then flags of e
         shift
     done
     python ensemble.py "$config" --dataset test --submission 1 --meta_csv "$SAMPLE" --out_path "$RUN/scores" \
-        --cell_meta_csv_path "$META/${BORDER:-kept}/sample_submission_cell.csv" --tables_path "$RUN/tables_${BORDER:-kept}" \
+        --cell_meta_csv_path "$META/${BORDER:-kept}/sample_submission_cell.csv" --tables_path "$RUN/tables_${BORDER:-kept}$VIEWS" \
         --add_datetime 0 "${@:2}" > /dev/null
     rm "$RUN/scores/ensemble_$name.csv"
     python evaluate.py --submission "$RUN/scores/submission_$name.csv" --truth "$TRUTH" | tail -1 | sed "s/^/$name: /"
@@ -133,6 +135,15 @@ idea_combination() { # other rules for the recipe's own tables
     done
 }
 
+idea_views() { # sixteen views: eight of the whole and eight of random crops
+    local VIEWS=_both CROP_SEEDS=0,1
+    predict Cell_BCE $cell_epochs cell --img_dir "$CROPS"
+    predict Cell_Focal 1 cell --img_dir "$CROPS"
+    predict Image_Focal $image_epochs image --img_dir "$IMGS"
+    pair_tables Cell
+    score views "${PAIR[@]}" "${I[@]}" --
+}
+
 replaced() { # idea, flags: the recipe's pair trained with other flags
     pair "$1" "${@:2}"
     pair_tables "$1"
@@ -171,14 +182,15 @@ from_image() { # idea, network, then flags: cells from the maps of whole images;
 idea_pooled() { from_image pooled pooled_$net --cache_dir "$CACHE"; }
 idea_puzzle() { from_image puzzle class_${net}_cam --puzzle 1; }
 
-idea_soft() { # out-of-fold opinions of bags, corrected by the images' labels, then the recipe's pair anew
-    local fold tables=$RUN/tables_oof/probabilities_bag_oof_$single_epochs.csv
+idea_soft() { # out-of-fold opinions of the recipe's cell model, corrected by the images' labels, then its pair anew
+    local fold tables=$RUN/tables_oof/probabilities_oof_$single_epochs.csv
     for fold in 0 1; do
-        FOLD=$fold SPLIT=oof_folds2 train bag_oof "${bags[@]}" --loss BCE "${cell_schedule[@]}" --epochs $single_epochs
-        once predict_bag_oof_$fold python test.py --base_dir "$RUN/results" --out_dir bag_oof --predict_epoch $single_epochs \
+        FOLD=$fold SPLIT=oof_folds2 train oof class_${net}_dropout "${cell[@]}" --loss BCE "${cell_schedule[@]}" \
+            --epochs $single_epochs
+        once predict_oof_$fold python test.py --base_dir "$RUN/results" --out_dir oof --predict_epoch $single_epochs \
             --dataset valid --split_name oof_folds2 --folds_dir "$FOLDS" --fold $fold --img_dir "$CROPS" --gpu_id "$GPU"
     done
-    once convert_bag_oof python convertpredictions.py --dataset valid --model bag_oof --epoch $single_epochs --seeds 0 \
+    once convert_oof python convertpredictions.py --dataset valid --model oof --epoch $single_epochs --seeds 0 \
         --cellorimage cell --predictions_path "$RUN/results/submissions" --meta_csv_path "$DATA/train/train.csv" \
         --cell_meta_csv_path "$META/kept/train_cell.csv" --out_path "$RUN/tables_oof" --add_datetime 0
     once soft_labels python pseudolabels.py --tables "$tables" --metadata "$DATA/train/train.csv" \
@@ -186,27 +198,36 @@ idea_soft() { # out-of-fold opinions of bags, corrected by the images' labels, t
     replaced soft --soft_labels "$RUN/soft_labels.csv"
 }
 
-# ---- Together ----
+# ---- Together: what helps on the first seed ----
 
-together() { # name, the image model's weight, tables of cells: they judge the images, too, beside the image model
-    local name=$1 cells=("${@:3}")
-    local all=("${cells[@]}" "${cells[@]/:cell:/:bag:}" "Image_Focal_$image_epochs:image:$2")
-    score "$name"_models "${cells[@]}" "${I[@]}" --
-    score "$name"_images "${all[@]}" --
-    score "$name" "${all[@]}" -- --negative own
-    BORDER=all score "$name"_border "${all[@]}" -- --negative own --border_weight completeness
+together() { # name, the image model's weight, tables of cells: they judge the images, too; whole border cells weigh more
+    local cells=("${@:3}")
+    BORDER=all score "$1" "${cells[@]}" "${cells[@]/:cell:/:bag:}" "Image_Focal_$image_epochs:image:$2" -- \
+        --negative own --border_weight completeness
 }
 
-idea_bags() { # the recipe's cell models with both kinds of bags
+idea_rules() { # with the recipe's own tables
     pair_tables Cell
-    together bags 3 "${PAIR[@]}" "bag_$single_epochs:cell:1" "warm_$single_epochs:cell:1"
+    together rules 1 "${PAIR[@]}"
 }
 
-idea_together() { # and with the models on soft labels
+idea_together() { # and with warm bags
     pair_tables Cell
-    local cells=("${PAIR[@]}" "bag_$single_epochs:cell:1" "warm_$single_epochs:cell:1")
+    local cells=("${PAIR[@]}" "warm_$single_epochs:cell:1")
+    together together 2 "${cells[@]}"
+    local VIEWS=_both CROP_SEEDS=0,1
+    predict warm $single_epochs cell --img_dir "$CROPS"
+    together together_views 2 "${cells[@]}"
+}
+
+idea_everything() { # and with running means and soft labels
+    pair_tables Cell
+    local cells=("${PAIR[@]}" "warm_$single_epochs:cell:1")
+    pair_tables ema
+    cells+=("${PAIR[@]}")
+    together together_ema 3 "${cells[@]}"
     pair_tables soft
-    together together 4 "${cells[@]}" "${PAIR[@]}"
+    together together_soft 4 "${cells[@]}" "${PAIR[@]}"
 }
 
 # ---- Data, then every seed ----
