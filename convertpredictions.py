@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Find the raw predictions, average them, put them in order, write the table."""
     args = get_args_parser().parse_args(argv)
     classes = competitions.get(args.competition, args.classes).CLASSES
-    own = competitions.get(args.competition, nuclei=args.cellorimage == "nucleus").CLASSES
+    own = competitions.get(args.competition, args.classes, args.cellorimage == "nucleus").CLASSES
     wanted = wanted_rows(args)
     ids, probs = gather(find_files(args), len(own), args.dataset == "valid", bool(args.rank))
     probs = probs if own == classes else spread(probs, own, classes)

@@ -10,8 +10,12 @@ from small_blobs import make_small_blobs
 from small_scenes import CLASSES, make_small_scenes
 
 import competitions
+import convertpredictions
+import ensemble
+import evaluate
 import makefolds
 import segment
+import test as predict
 import train
 from augment.scenes import SCENES
 from cells.network_finder import Fusing, fuse_finds, undo_boxes
@@ -126,7 +130,9 @@ def test_a_detector_finds_cells(data, trained, tmp_path):
     assert crop.shape[2] == 3 and abs(crop.shape[0] - 32 - max(row["x2"] - row["x1"], row["y2"] - row["y1"])) <= 1
 
 
-def test_true_cells_are_cut_with_their_own_labels(data, tmp_path):
+@pytest.mark.slow
+def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
+    """From the marked cells through every script to the score, with classes of the user's own."""
     assert segment.main(segment_flags(data, tmp_path, "--finder", "truth")) is None
     cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
     truth = pd.read_csv(data / "train.csv")
@@ -144,6 +150,34 @@ def test_true_cells_are_cut_with_their_own_labels(data, tmp_path):
     )  # fmt: skip
     log = pd.read_csv(tmp_path / "models" / "Classes" / "fold0" / "log.csv")
     assert {"macro_f1", "accuracy", "AP Red"} <= set(log)
+    cells_table = str(tmp_path / "meta_dir" / "train_cell.csv")
+    predict.main(
+        [*common(data), "--base_dir", str(tmp_path), "--out_dir", "Classes", "--cellorimage", "cell", "--gpu_id", "cpu",
+         "--dataset", "train", "--img_dir", str(tmp_path / "crop_dir"), "--augment", "default,fliplr"]
+    )  # fmt: skip
+    convertpredictions.main(
+        [*common(data), "--dataset", "train", "--augment", "default,fliplr", "--model", "Classes", "--epoch", "best",
+         "--cellorimage", "cell", "--seeds", "0", "--predictions_path", str(tmp_path / "submissions"),
+         "--meta_csv_path", str(data / "train.csv"), "--cell_meta_csv_path", cells_table, "--out_path", str(tmp_path)]
+    )  # fmt: skip
+    probabilities = tmp_path / "probabilities_Classes_best.csv"
+    evaluate.main(
+        [*common(data), "--truth", str(data / "train.csv"), "--cell_meta_csv_path", cells_table,
+         "--probabilities", str(probabilities)]
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert f"classes of the {len(truth)} of {len(truth)} true cells that are found" in printed
+    assert "any class AP50: 1.0000" in printed
+    (tmp_path / "config.csv").write_text("Predictions,Type,Red,White,Blue\nprobabilities_Classes_best.csv,cell,1,1,1\n")
+    counts = pd.DataFrame({"trustii_id": range(len(truth)), "NAME": truth["NAME"]})
+    counts.to_csv(tmp_path / "test.csv", index=False)
+    ensemble.main(
+        [str(tmp_path / "config.csv"), *common(data), "--submission", "1", "--meta_csv", str(tmp_path / "test.csv"),
+         "--cell_meta_csv_path", cells_table, "--out_path", str(tmp_path)]
+    )  # fmt: skip
+    submission = pd.read_csv(tmp_path / "submission_config.csv")
+    assert submission["NAME"].tolist() == truth["NAME"].tolist()
+    assert (submission[["x1", "y1", "x2", "y2"]].sum() == truth[["x1", "y1", "x2", "y2"]].sum()).all()
 
 
 @pytest.mark.parametrize(
