@@ -58,7 +58,6 @@ NAMES = {
     "images_by_cells": "images judged by the highest of their cells, too",
     "rules": "together: images judged by cells too, Negative like every class, border cells by completeness",
     "together": "... and the warm bags among the cell models",
-    "together_views": "... and sixteen views",
     "together_ema": "together, and running means among the cell models",
     "together_soft": "... and the pair on soft labels",
 }  # the order of the rows; a score of another name comes last

@@ -200,7 +200,7 @@ idea_soft() { # out-of-fold opinions of the recipe's cell model, corrected by th
 
 # ---- Together: what helps on the first seed ----
 
-together() { # name, the image model's weight, tables of cells: they judge the images, too; whole border cells weigh more
+together() { # name, the image model's weight, tables of cells: they judge the images, too
     local cells=("${@:3}")
     BORDER=all score "$1" "${cells[@]}" "${cells[@]/:cell:/:bag:}" "Image_Focal_$image_epochs:image:$2" -- \
         --negative own --border_weight completeness
@@ -213,11 +213,7 @@ idea_rules() { # with the recipe's own tables
 
 idea_together() { # and with warm bags
     pair_tables Cell
-    local cells=("${PAIR[@]}" "warm_$single_epochs:cell:1")
-    together together 2 "${cells[@]}"
-    local VIEWS=_both CROP_SEEDS=0,1
-    predict warm $single_epochs cell --img_dir "$CROPS"
-    together together_views 2 "${cells[@]}"
+    together together 2 "${PAIR[@]}" "warm_$single_epochs:cell:1"
 }
 
 idea_everything() { # and with running means and soft labels
