@@ -79,6 +79,7 @@ def add_cell_flags(own: argparse.ArgumentParser, mode: str, limit: int, size: in
     if mode == "overlays":
         own.add_argument("--metadata", help="what names the images: a table or a folder; default: all with cells")
         own.add_argument("--images", nargs="+", metavar="ID", help="these images; default: the first ones")
+        own.add_argument("--score_threshold", type=float, default=0.0, help="leave cells of a lower score out")
         own.add_argument("--beside", action="store_true", help="true cells in a picture of their own")
 
 

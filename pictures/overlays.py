@@ -53,7 +53,10 @@ class Shown:
             self.probs = finder_opinion(kept, competition, args.truth)
             return
         what = args.cell_meta_csv_path
-        self.cells, self.probs = opinion(kept, competition, args.probabilities, args.submission, what)
+        cells, self.probs = opinion(kept, competition, args.probabilities, args.submission, what)
+        sure = scores_of(cells) >= args.score_threshold
+        self.cells = cells[sure].reset_index(drop=True)
+        self.probs = None if self.probs is None else self.probs[sure]
         if args.truth:
             self.truth = read_truth(args.truth, self.cells, competition, args.root_dir, self.probs)
 

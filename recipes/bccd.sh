@@ -47,5 +47,5 @@ python convertpredictions.py "${own[@]}" --dataset held --augment default,fliplr
 echo "== score, draw"
 python evaluate.py "${own[@]}" --truth "$TEST" --cell_meta_csv_path "$META/${name}_cell.csv" --out_path "$OUT" \
     --probabilities "$TABLES/probabilities_Classes_best.csv" --name held
-python visualize.py overlays "${own[@]}" --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
+python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
     --cell_meta_csv_path "$META/${name}_cell.csv" --probabilities "$TABLES/probabilities_Classes_best.csv" --out_path "$OUT/pictures"

@@ -53,5 +53,5 @@ join "$META/found_cell.csv" "$META"/fold[012]_cell.csv
 join "$TABLES/probabilities_found.csv" "$TABLES"/fold[012]/probabilities_Classes_best.csv
 python evaluate.py "${own[@]}" --truth "$DATA/train.csv" --cell_meta_csv_path "$META/found_cell.csv" --name found \
     --probabilities "$TABLES/probabilities_found.csv" --out_path "$OUT"
-python visualize.py overlays "${own[@]}" --metadata "$DATA/train.csv" --root_dir "$IMAGES" --truth "$DATA/train.csv" --limit 6 \
+python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$DATA/train.csv" --root_dir "$IMAGES" --truth "$DATA/train.csv" --limit 6 \
     --cell_meta_csv_path "$META/found_cell.csv" --probabilities "$TABLES/probabilities_found.csv" --out_path "$OUT/pictures"

@@ -88,7 +88,7 @@ if [ -e "$DATA/test_truth.csv" ]; then
     python evaluate.py "${own[@]}" "${truth[@]}" --submission "$OUT/submission.csv"
 fi
 echo "== draw"
-python visualize.py overlays "${own[@]}" --metadata "$DATA/test.csv" --root_dir "$DATA/test" --cell_meta_csv_path "$META/test_cell.csv" \
+python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$DATA/test.csv" --root_dir "$DATA/test" --cell_meta_csv_path "$META/test_cell.csv" \
     --probabilities "$OUT/ensemble_ensemble.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
 echo
 echo "submission: $OUT/submission.csv"

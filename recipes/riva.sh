@@ -108,7 +108,7 @@ if [ -e "$DATA/annotations/test.csv" ]; then
     python evaluate.py "${own[@]}" "${truth[@]}" --cell_meta_csv_path "$cells" --probabilities "$OUT/ensemble_ensemble.csv" --out_path "$OUT"
 fi
 echo "== draw"
-python visualize.py overlays "${own[@]}" --metadata "$sample" --root_dir "$DATA/images/test" --cell_meta_csv_path "$cells" \
+python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$sample" --root_dir "$DATA/images/test" --cell_meta_csv_path "$cells" \
     --probabilities "$OUT/ensemble_ensemble.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
 echo
 echo "submission: $OUT/submission.csv"
