@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(RUN) ruff check .
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(RUN) python check.py
