@@ -12,6 +12,7 @@ MAP_LOSSES: dict[str, dict[str, float]] = {
     "FrequencyDice": {"dice": 1.0},
     "DiceCrossEntropy": {"dice": 0.5, "cross_entropy": 0.5},
 }
+UNWEIGHTED = {"DiceCrossEntropy"}  # weights by frequency would make its cells a third too large
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
 

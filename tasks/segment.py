@@ -22,7 +22,7 @@ from engine.maps import Maps
 from engine.samples import read_fold
 from engine.scenes import canvas_of
 from engine.train import Task, gather
-from losses.segmentation import MapLoss
+from losses.segmentation import UNWEIGHTED, MapLoss
 from metrics.dice import class_pixels, dice, frequency_weights, weighted_dice
 from metrics.panoptic import image_quality
 from models import build_detector
@@ -33,7 +33,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
     """The network of the flags with its samples; judged by mPQ, the mean over the images of that of their classes."""
     train, valid, draw_weights = samples(args, competition)
     say(f"{len(train)} training and {len(valid)} validation images, fold {args.fold}")
-    weights = map_weights(train)
+    weights = np.ones(train.classes + train.borders + 1) if args.loss in UNWEIGHTED else map_weights(train)
     parts = "classes, the borders" if train.borders else "classes"
     say(f"weights of the {parts} and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
     model = network(args, competition, weights, starts, say)
