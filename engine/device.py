@@ -2,6 +2,7 @@
 
 import warnings
 
+import cv2
 import torch
 from lightning_fabric import Fabric
 
@@ -14,6 +15,7 @@ def make_fabric(gpu_id: str, mixed_precision: bool) -> Fabric:
     Mixed precision is float16 with loss scaling on a GPU; the CPU computes in float32.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    cv2.setNumThreads(1)  # its threads do not outlive a fork, by which the readers' processes begin: those would wait
     gpus = [] if gpu_id == "cpu" else _gpus(gpu_id)
     if not gpus:
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
