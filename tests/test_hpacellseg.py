@@ -208,7 +208,7 @@ def test_the_labelling_step_goes_to_other_processes(models):
             r"needs --cell_model, but absent\.pth is not there; download dpn_unet_cell_3ch",
         ),
         (["--finder", "watershed"], "watershed does not use --nuc_model, it belongs to hpacellseg"),
-        (["--finder", "other"], "--finder other is not known; choose from: watershed, hpacellseg"),
+        (["--finder", "other"], "--finder other is not known; choose from: watershed, otsu, texture, hpacellseg"),
         (["--gpu_id", "x"], "--gpu_id x must be GPU numbers"),
     ],
 )
