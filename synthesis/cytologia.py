@@ -42,12 +42,10 @@ def write_image(out_dir: Path, request: Request, split: str, index: int) -> None
 
 def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, int]:
     """Put the truth rows together as train.csv and test_truth.csv; test.csv has their images and as many rows."""
-    truths, out_dir = {}, Path(out_dir)
-    for split, count in counts.items():
-        files = [image_files(out_dir, request, split, index) for index in range(count)]
-        pictures.check_ids([picture.name for picture, _ in files])
-        truths[split] = pictures.join_parts((part for _, part in files), COLUMNS)
-        write_table(truths[split], out_dir / ("train.csv" if split == "train" else "test_truth.csv"))
+    out_dir = Path(out_dir)
+    truths = pictures.truths_of(image_files, out_dir, request, counts, COLUMNS)
+    for split, truth in truths.items():
+        write_table(truth, out_dir / ("train.csv" if split == "train" else "test_truth.csv"))
     names = truths["test"]["NAME"]
     ids = rng(request.seed, "trustii_id").permutation(3 * len(names))[: len(names)] + 1
     write_table(pd.DataFrame({"trustii_id": ids, "NAME": names}), out_dir / "test.csv")

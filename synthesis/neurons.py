@@ -79,12 +79,10 @@ def write_image(out_dir: Path, request: Request, split: str, index: int) -> None
 
 def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, int]:
     """Write train.csv in Sartorius' form, train_plain.csv (`id,annotation`), test_truth.csv, the sample submission."""
-    truths, out_dir = {}, Path(out_dir)
-    for split, count in counts.items():
-        files = [image_files(out_dir, request, split, index) for index in range(count)]
-        pictures.check_ids([picture.name for picture, _ in files])
-        truths[split] = pictures.join_parts((part for _, part in files), COLUMNS)
-        write_table(truths[split], out_dir / ("train.csv" if split == "train" else "test_truth.csv"))
+    out_dir = Path(out_dir)
+    truths = pictures.truths_of(image_files, out_dir, request, counts, COLUMNS)
+    for split, truth in truths.items():
+        write_table(truth, out_dir / ("train.csv" if split == "train" else "test_truth.csv"))
     write_table(truths["train"][["id", "annotation"]], out_dir / "train_plain.csv")
     names = [image_files(out_dir, request, "test", index)[0].stem for index in range(counts["test"])]
     write_table(pd.DataFrame({"id": names, "predicted": ""}), out_dir / "sample_submission.csv")

@@ -4,7 +4,7 @@ Stained slides are drawn as *optical density*, float32 (height, width, 3): densi
 they overlap, and light x 10^-density is what the camera sees (Beer-Lambert).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -152,6 +152,18 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     pixels = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     with atomic(path) as temporary:
         temporary.write_bytes(cv2.imencode(path.suffix, pixels, options)[1].tobytes())
+
+
+def truths_of(
+    image_files: Callable, out_dir: Path, request: Request, counts: dict[str, int], columns: dict[str, type]
+) -> dict[str, pd.DataFrame]:
+    """The truth rows of each split's images as one table; image_files: the competition's, (picture, truth rows)."""
+    truths = {}
+    for split, count in counts.items():
+        files = [image_files(out_dir, request, split, index) for index in range(count)]
+        check_ids([picture.name for picture, _ in files])
+        truths[split] = join_parts((part for _, part in files), columns)
+    return truths
 
 
 def join_parts(parts: Iterable[Path], columns: dict[str, type]) -> pd.DataFrame:

@@ -116,12 +116,10 @@ def write_image(out_dir: Path, request: Request, split: str, index: int) -> None
 
 def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dict[str, int]:
     """Put the truth rows together as annotations/<split>.csv, and write the sample submission."""
-    truths, out_dir = {}, Path(out_dir)
-    for split, count in counts.items():
-        files = [image_files(out_dir, request, split, index) for index in range(count)]
-        pictures.check_ids([picture.name for picture, _ in files])
-        truths[split] = pictures.join_parts((part for _, part in files), COLUMNS)
-        write_table(truths[split], out_dir / "annotations" / f"{split}.csv")
+    out_dir = Path(out_dir)
+    truths = pictures.truths_of(image_files, out_dir, request, counts, COLUMNS)
+    for split, truth in truths.items():
+        write_table(truth, out_dir / "annotations" / f"{split}.csv")
     names = [image_files(out_dir, request, "test", index)[0].name for index in range(counts["test"])]
     sample = pd.DataFrame({"id": range(len(names)), "image_filename": names})
     sample = sample.assign(x=BOX / 2, y=BOX / 2, width=BOX, height=BOX, conf=0.0)
