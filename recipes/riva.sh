@@ -80,7 +80,7 @@ done
 sample=$DATA/sample_submission.csv
 if [ ! -e "$sample" ]; then sample=$DATA/images/test; fi # a folder names its images
 find_cells "$sample" "$DATA/images/test" test --weights "${weights:1}" --augment default,fliplr,flipud --fuse "$FUSE" \
-    --score_threshold 0.01
+    --score_threshold 0.01 --max_cells 100
 cells=$META/$(basename "$sample" .csv)_cell.csv
 
 echo "== classify them, eight views each"
