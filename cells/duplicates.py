@@ -13,6 +13,7 @@ import pandas as pd
 from numba import njit
 
 from cells.crops import to_uint8
+from cells.regions import root
 
 BITS = 64  # of a hash
 
@@ -58,7 +59,7 @@ def find_clusters(hashes: np.ndarray, distance: int) -> np.ndarray:
         bits = distinct[:, 0] & band
         order = np.argsort(bits, kind="stable")
         _join_near(distinct[order], bits[order], order, distance, parent)
-    roots = np.array([_root(parent, row) for row in range(len(parent))])
+    roots = np.array([root(parent, row) for row in range(len(parent))])
     return pd.factorize(roots[which.reshape(-1)])[0].astype(np.int64)
 
 
@@ -81,16 +82,8 @@ def _join_near(hashes, bits, order, distance, parent):
             while column < columns and _count_bits(hashes[i, column] ^ hashes[j, column]) <= distance:
                 column += 1
             if column == columns:
-                parent[_root(parent, order[j])] = _root(parent, order[i])
+                parent[root(parent, order[j])] = root(parent, order[i])
             j += 1
-
-
-@njit(cache=True)
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
 
 
 @njit(cache=True)

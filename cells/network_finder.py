@@ -146,8 +146,8 @@ class NetworkFinder:
 
     def _fused(self, finds: list[dict], shape: tuple[int, int]) -> Found | Masks:
         finds = [self._good(one) for one in finds]
-        boxes, scores, labels = (np.concatenate([one[name] for one in finds]) for name in ("boxes", "scores", "labels"))
         if "masks" in finds[0]:
+            boxes, scores, labels = map(joined(finds).get, ("boxes", "scores", "labels"))
             pairs = (pair for one in finds for pair in zip(one["masks"], one["boxes"], strict=True))
             cuts = [cut_from_box(mask, box, shape) for mask, box in pairs]
             if len(finds) > 1:
@@ -218,13 +218,13 @@ def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:
 
 
 def joined(finds: list[dict]) -> dict:
-    """The finds of all pieces of an image as one."""
+    """Several finds in an image, of its pieces or of networks and views, as one."""
     return {name: np.concatenate([one[name] for one in finds]) for name in finds[0]}
 
 
 def fuse_finds(finds: list[dict], fusing: Fusing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes (n, 4), scores (n,) and classes (n,) of an image from those of several networks and views, by class."""
-    boxes, scores, labels = (np.concatenate([one[name] for one in finds]) for name in ("boxes", "scores", "labels"))
+    boxes, scores, labels = map(joined(finds).get, ("boxes", "scores", "labels"))
     labels = labels.astype(np.int64)
     if len(finds) == 1:
         return boxes, scores, labels

@@ -61,7 +61,8 @@ def label_areas(labels: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
-def _root(parent, node):
+def root(parent, node):
+    """The representative of a node's set in a forest of parents, whose paths it halves; for compiled loops."""
     while parent[node] != node:
         parent[node] = parent[parent[node]]
         node = parent[node]
@@ -70,7 +71,7 @@ def _root(parent, node):
 
 @njit(cache=True)
 def _join(parent, one, two):
-    one, two = _root(parent, one), _root(parent, two)
+    one, two = root(parent, one), root(parent, two)
     if one < two:
         parent[two] = one
     else:
