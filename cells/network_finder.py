@@ -147,9 +147,8 @@ class NetworkFinder:
     def _fused(self, finds: list[dict], shape: tuple[int, int]) -> Found | Masks:
         finds = [self._good(one) for one in finds]
         if "masks" in finds[0]:
-            boxes, scores, labels = map(joined(finds).get, ("boxes", "scores", "labels"))
-            pairs = (pair for one in finds for pair in zip(one["masks"], one["boxes"], strict=True))
-            cuts = [cut_from_box(mask, box, shape) for mask, box in pairs]
+            boxes, scores, labels, masks = map(joined(finds).get, ("boxes", "scores", "labels", "masks"))
+            cuts = [cut_from_box(mask, box, shape) for mask, box in zip(masks, boxes, strict=True)]
             if len(finds) > 1:
                 models = np.repeat(np.arange(len(finds)), [len(one["scores"]) for one in finds])
                 weights = np.ones(len(finds))
