@@ -25,9 +25,9 @@ def epoch_name(epoch: int) -> str:
 
 
 def save(content: dict, path: Path) -> None:
-    """Write a checkpoint atomically."""
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    """Write a checkpoint atomically; equal contents give equal bytes."""
+    with atomic(path) as temporary, temporary.open("wb") as file:  # by a path, its name is in the file
+        torch.save(content, file)
 
 
 def read(path: str | Path, flag: str) -> dict:
