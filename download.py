@@ -133,7 +133,7 @@ def get_channel(fetcher: Fetcher, address: str) -> np.ndarray:
         content = gunzip(fetcher.get(address))
     except FetchError as error:
         raise FetchError(f"{address}: {error}") from None
-    return decode_channel(np.frombuffer(content, np.uint8), address)
+    return decode_channel(content, address)
 
 
 if __name__ == "__main__":

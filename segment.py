@@ -26,7 +26,7 @@ from cells.borders import RULES
 from cells.finders import FINDERS, Finder, refuse_other_flags
 from cells.segmenting import Job, Size, read_image, segment_image
 from common.errors import UserError, choose, run
-from common.files import atomic, existing, safe_name, sole_writer
+from common.files import atomic, existing, remove_leftovers, safe_name, sole_writer
 from common.workers import WorkerDied, count_workers, run_each
 
 BATCH = 8  # images a call of a finder's network
@@ -97,7 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in (job.cache, job.crops, job.images)}):
             stack.enter_context(sole_writer(folder))
-            remove_leftovers(folder)
         marks = {image: job.fingerprint(image, size) for image, size in sizes.items()}
         todo = [image for image, mark in marks.items() if args.overwrite or not job.is_done(image, mark)]
         tasks = ((job, image, sizes[image], marks[image], found) for image, found in predictions(job, finder, todo))
@@ -166,12 +165,6 @@ def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     )
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a run that was killed in `folder`, which nobody else writes to now."""
-    for path in folder.glob(".*.tmp*"):
-        path.unlink()
-
-
 def predictions(job: Job, finder: Finder, images: Sequence[str]) -> Iterator[tuple[str, object]]:
     """Each image and what the finder says of it: its network, or what it knows by the ID; else None."""
     if finder.predict is None:
@@ -210,17 +203,18 @@ def segment_all(tasks: Iterator[tuple], total: int, workers: int) -> dict[str, s
 def write_cells_table(path: Path, job: Job, images: Sequence[str]) -> tuple[int, int]:
     """Write the rows of `images`, in this order, as one table; the numbers of its cells and of those that are kept.
 
-    The rows are copied as text: the whole table of the competition is larger than some machines' memory.
+    The rows are copied as they are: the whole table of the competition is larger than some machines' memory.
     """
     cells = kept = 0
-    with atomic(path) as temporary, temporary.open("w", newline="") as table:
-        table.write(",".join(job.columns) + "\n")
+    remove_leftovers(path.parent, path.stem)
+    with atomic(path) as temporary, temporary.open("wb") as table:
+        table.write(",".join(job.columns).encode() + b"\n")
         for image in images:
-            with job.outputs(image)["rows"].open(newline="") as rows:
+            with job.outputs(image)["rows"].open("rb") as rows:
                 for line in islice(rows, 2, None):  # after the fingerprint and the header
                     table.write(line)
                     cells += 1
-                    kept += line.endswith(",1\n")
+                    kept += line.endswith(b",1\n")
     return cells, kept
 
 

@@ -16,6 +16,15 @@ class ImageError(UserError):
     """An image that cannot be used: missing, unreadable, or of an unknown depth. Names the file."""
 
 
+def decode(data: bytes | np.ndarray, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """The pixels of an image file's bytes as OpenCV gives them; None where they are none, or more than it bears."""
+    data = np.frombuffer(data, np.uint8)
+    try:
+        return cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:
+        return None
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """An image (height, width, 3), RGB, uint8 or uint16 as the file is; a grey one has three equal channels.
 
@@ -23,9 +32,8 @@ def read_rgb(path: Path) -> np.ndarray:
     """
     if not path.exists():
         raise ImageError(f"{path} is missing")
-    data = np.fromfile(path, np.uint8)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if len(data) else None
+    image = decode(path.read_bytes(), flags)
     if image is None:
         raise ImageError(f"{path} is not a readable image")
     if image.dtype not in (np.uint8, np.uint16):
@@ -35,15 +43,15 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def read_size(path: Path) -> tuple[int, int]:
     """Width and height of an image, from the file's header."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.size
     except FileNotFoundError:
         raise ImageError(f"{path} is missing") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a readable image") from None
+    except Exception as error:  # a damaged header can fail in any way
+        raise ImageError(f"{path} is not a readable image") from error
 
 
 def list_images(folder: str | Path, what: str) -> list[str]:

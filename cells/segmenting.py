@@ -72,8 +72,8 @@ class Job:
         outputs = self.outputs(image_id)
         if not all(path.exists() for path in outputs.values()):
             return False
-        with outputs["rows"].open() as rows:
-            return rows.readline() == f"# {mark}\n"
+        with outputs["rows"].open("rb") as rows:
+            return rows.readline() == f"# {mark}\n".encode()
 
 
 def segment_image(job: Job, image_id: str, size: Size, mark: str, prediction: object) -> None:
@@ -93,7 +93,8 @@ def segment_image(job: Job, image_id: str, size: Size, mark: str, prediction: ob
     write_labels(outputs["cells"], nothing if found.cells is None else found.cells)
     write_labels(outputs["nuclei"], nothing if found.nuclei is None else found.nuclei)
     with atomic(outputs["rows"]) as temporary:
-        temporary.write_text(f"# {mark}\n{table.to_csv(index=False, lineterminator=chr(10))}")
+        text = f"# {mark}\n{table.to_csv(index=False, lineterminator=chr(10))}"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_image(job: Job, image_id: str) -> np.ndarray:

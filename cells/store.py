@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from cells.crops import resize, to_uint8
+from cells.images import decode
 from common.errors import UserError
 from common.files import atomic, existing, safe_name
 
@@ -45,7 +46,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def decode_png(data: bytes, name: str) -> np.ndarray:
     """What `encode_png` was given; UserError with `name` when `data` is something else or damaged."""
-    planes = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    planes = decode(data)
     if planes is None:
         raise UserError(f"{name} is not a readable PNG; remove it and run segment.py again")
     if planes.ndim == 3 and planes.shape[2] == 3:

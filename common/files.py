@@ -1,8 +1,10 @@
 """Files that are either whole or not there, and folders that one process at a time may write."""
 
 import fcntl
+import glob
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def sole_writer(folder: str | Path) -> Iterator[None]:
-    """Hold `folder` for this process; UserError when another process is writing to it. Freed even by kill -9."""
+    """Hold `folder` for this process; UserError when another process is writing to it. Freed even by kill -9.
+
+    Removes what writers that were killed left there.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -38,7 +43,17 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is writing to {folder}; wait for it or choose another folder") from None
+        remove_leftovers(folder)
         yield
+
+
+def remove_leftovers(folder: Path, stem: str | None = None) -> None:
+    """Remove the temporary files of killed writers from `folder`, all or those of files with this stem.
+
+    Only for those that hold the folder, or alone write such files.
+    """
+    for path in folder.glob(f".{'*' if stem is None else glob.escape(stem)}.[0-9]*.tmp*"):
+        path.unlink(missing_ok=True)
 
 
 def existing(path: str | Path, what: str) -> Path:
@@ -50,10 +65,26 @@ def existing(path: str | Path, what: str) -> Path:
 
 
 def safe_name(name: str, what: str) -> str:
-    """`name` if it can be a file's name inside a folder of ours; ids come from data and must not leave that folder."""
-    if not name or name in {".", ".."} or any(char in name for char in "/\\\0"):
-        raise UserError(f"{what} {name!r} cannot be a file name: it must not be empty, '.', '..' or hold / or \\")
+    """`name` if it can be a file's name inside a folder of ours; ids come from data and must not leave that folder.
+
+    Names that begin with a dot are those of temporary files.
+    """
+    if not name or name.startswith(".") or any(char in "/\\\x7f" or char < " " for char in name):
+        wrong = "be empty, begin with a dot, or hold /, \\ or a control character"
+        raise UserError(f"{what} {name!r} cannot be a file name: it must not {wrong}")
     return name
+
+
+def check_archive(path: str | Path) -> None:
+    """Raise BadZipFile when a member of the zip file at `path` is not what its checksum says; other files pass.
+
+    torch reads the files of torch.save without looking at the checksums in them.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} in it is damaged")
 
 
 def digest(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from common.errors import UserError, some
-from common.files import existing
+from common.files import check_archive, existing
 
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -41,6 +41,7 @@ def read_state(path: str | Path, what: str) -> dict[str, torch.Tensor]:
     """
     path = existing(path, what)
     try:
+        check_archive(path)
         tensors = dict(_tensors(_read(path)))
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]

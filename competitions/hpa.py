@@ -7,10 +7,10 @@ nuclei and endoplasmic reticulum. Arrays hold the channels in that order, (heigh
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
+from cells.images import decode
 from cells.table import KEY, match_rows, read_table
 from cells.triples import format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError, some
@@ -138,12 +138,12 @@ def read_image(folder: str | Path, image_id: str) -> np.ndarray:
 def _read_channel(path: Path) -> np.ndarray:
     if not path.exists():
         raise ImageError(f"{path} is missing")
-    return decode_channel(np.fromfile(path, np.uint8), str(path))
+    return decode_channel(path.read_bytes(), str(path))
 
 
-def decode_channel(data: np.ndarray, path: str) -> np.ndarray:
+def decode_channel(data: bytes, path: str) -> np.ndarray:
     """The bytes of one channel's file (PNG, TIFF, ...) as (height, width), uint8 or uint16; ImageError names `path`."""
-    channel = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    channel = decode(data)
     if channel is None:
         raise ImageError(f"{path} is not a readable image")
     if channel.ndim == 3:  # some external images carry a grey value in three equal or one used plane

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from augment.crops import whole
+from cells.images import decode
 from common.errors import UserError
 from common.files import existing
 from common.seeds import rng
@@ -137,7 +138,7 @@ def read_labels(folders: Sequence[Path], image: str, cells: np.ndarray) -> np.nd
     UserError when it is missing or lacks one of the cells.
     """
     path = existing(find(folders, image, ".cells.png") or folders[0] / f"{image}.cells.png", "a label image")
-    labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    labels = decode(path.read_bytes())
     if labels is None or labels.ndim != 2:
         raise UserError(f"{path} is not a grey image of labels; run segment.py again")
     numbers = np.zeros(max(int(labels.max()), cells.max()) + 1, np.uint16)

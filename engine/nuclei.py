@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cells.crops import boxes, cut_cell, resize
+from cells.images import decode
 from common.errors import UserError
 from common.files import existing
 from engine.data import Samples
@@ -23,9 +23,9 @@ PROTEIN = 1  # the channel that the classes are of
 @lru_cache(maxsize=2)  # prediction asks for the cells of an image one after another
 def read_labels(path: Path, written: int) -> np.ndarray:
     """A label image (height, width); written: when the file was, so that a newer one is read again."""
-    labels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise UserError(f"{path} is not a readable image; run segment.py again")
+    labels = decode(path.read_bytes())
+    if labels is None or labels.ndim != 2:
+        raise UserError(f"{path} is not a grey image of labels; run segment.py again")
     return labels
 
 

