@@ -41,7 +41,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "tile": 0,
+    "borders": 0, "tile": 0, "stretch": 0,
     "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
 }  # fmt: skip
 
@@ -79,6 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
     add("--borders", type=int, choices=[0, 1], help="class maps: 1: the borders between touching cells are one more")
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
+    add("--stretch", type=int, choices=[0, 1], help="class maps: 1: stretch the grey values of each image to 0..255")
     add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
     add("--mixup", type=float, help="alpha of MixUp; 0: none")
     add("--cutmix", type=float, help="alpha of CutMix; 0: none")
@@ -172,8 +173,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError("--cutmix is not for class maps; --mixup is")
     if args.progressive < 0 or args.progressive > args.img_size:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
-    if args.tile < 0 or (kind != "segment" and (args.tile or args.borders)):
-        raise UserError("--tile, a number of pixels, and --borders are for class maps, --arch unet_<timm>")
+    if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch)):
+        raise UserError("--tile, a number of pixels, --borders and --stretch are for class maps, --arch unet_<timm>")
     if args.swa_start and not args.lr:
         raise UserError("--swa_start needs --lr, the highest learning rate")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")

@@ -14,7 +14,7 @@ from augment.scenes import FILL, fitted, scaled
 from augment.views import VIEWS, apply_view, undo_view
 from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
-from cells.crops import to_uint8
+from cells.crops import stretched, to_uint8
 from cells.finders import Found
 from cells.found_masks import cut_from_box
 from cells.instance_fusion import fuse_instances
@@ -84,9 +84,11 @@ class NetworkFinder:
             raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
         self.maps = kinds == {"segment"}
         forms = {(settings["num_classes"], settings.get("borders", 0)) for _, settings in self.networks}
-        if self.maps and len(forms) > 1:
-            raise UserError("--weights: class maps of different --num_classes or --borders cannot be averaged")
-        self.label = partial(label, borders=self.maps and bool(next(iter(forms))[1]))
+        if len(forms) > 1:
+            raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
+        classes, borders = next(iter(forms))
+        named = classes == len(competition.CLASSES)
+        self.label = partial(label, borders=self.maps and bool(borders), named=named)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
@@ -111,6 +113,8 @@ class NetworkFinder:
 
     def _batches(self, images: list[np.ndarray], settings: dict) -> Iterator[tuple[list[Piece], torch.Tensor]]:
         """Pieces with what the network sees of them."""
+        if settings.get("stretch"):
+            images = [stretched(image) for image in images]
         for pieces in self._pieces(images, settings["img_size"]):
             canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
             inputs = [to_input(piece.pixels, piece.size, canvas, self.competition) for piece in pieces]
@@ -172,16 +176,19 @@ class NetworkFinder:
         return {name: values[keep[kept]] for name, values in find.items()}
 
 
-def label(image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool) -> Found:
+def label(image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool) -> Found:
     """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split.
 
-    borders: the class maps have one of the borders between cells.
+    borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
+    apart; without it they find cells of any kind, which class these have is left open.
     """
     if isinstance(prediction, Found):
-        return prediction
-    if isinstance(prediction, Masks):
-        return found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
-    return found_in_maps(prediction, borders)
+        found = prediction
+    elif isinstance(prediction, Masks):
+        found = found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
+    else:
+        found = found_in_maps(prediction, borders)
+    return found if named else found._replace(labels=None)
 
 
 def found_masks(cells: np.ndarray, masks: Masks) -> Found:

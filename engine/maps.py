@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from augment.maps import multiple_of, placed, window
-from cells.crops import to_uint8
+from cells.crops import stretched, to_uint8
 from cells.instances import borders_between, merge_channels, numbered
 from cells.masks import decode_mask
 from common.seeds import rng
@@ -26,7 +26,7 @@ class Maps(Dataset):
     the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
     own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
     before the background is that of `borders_between`. scale: items are windows of the image at about this scale, or
-    without `canvas` whole images at it, in place of images scaled to the canvas.
+    without `canvas` whole images at it, in place of images scaled to the canvas. stretch: grey values as `stretched`.
     """
 
     competition: Competition
@@ -38,6 +38,7 @@ class Maps(Dataset):
     single: bool
     borders: bool = False
     scale: float = 0.0
+    stretch: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -54,7 +55,7 @@ class Maps(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = item
         key = self.keys[index]
-        image = to_uint8(self.competition.read_image(self.root, key))
+        image = (stretched if self.stretch else to_uint8)(self.competition.read_image(self.root, key))
         generator = rng(self.seed, epoch, key)
         cells, types = numbered(self.instances(key, image.shape[:2]))
         if self.canvas and self.scale:

@@ -5,15 +5,15 @@
 #   DATA=path/to/dsb2018 bash recipes/dsb2018.sh    DATA holds train.csv (id,annotation,width,height,cell_type) and train/
 #
 # Settings: OUT (folder to write), TYPES (the cell types, for even shares in training), HOLDOUT (images to score on),
-# EPOCHS, SIDE and SIZE (windows of so many pixels a side, seen at so many), BASELINE (otsu or texture), TEST and
-# TEST_IMAGES (a table and folder of further images to score on instead), GPU, WORKERS.
+# EPOCHS of SAMPLE windows, SIDE and SIZE (windows of so many pixels a side, seen at so many), BASELINE (otsu or
+# texture), TEST and TEST_IMAGES (a table and folder of further images to score on instead), GPU, WORKERS.
 # Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-40}
-SIDE=${SIDE:-192} SIZE=${SIZE:-192} BASELINE=${BASELINE:-otsu}
+OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-28}
+SIDE=${SIDE:-128} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-280}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
 TEST=${TEST:-$FOLDS/held/fold0.csv} TEST_IMAGES=${TEST_IMAGES:-$DATA/train}
@@ -25,9 +25,9 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
     --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 1 \
-    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --augment nuclei --sample 140 --loss DiceCrossEntropy \
+    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei --sample "$SAMPLE" --loss DiceCrossEntropy \
     --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
-    --backbone_lr 0.5 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.97
+    --backbone_lr 0.5 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
 
 name=$(basename "$TEST" .csv)
 find_score() { # what to call it, then flags of the finder

@@ -53,6 +53,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
         "borders": bool(args.borders), "scale": args.img_size / args.tile if args.tile else 0.0,
+        "stretch": bool(args.stretch),
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)

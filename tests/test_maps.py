@@ -26,6 +26,7 @@ from augment.maps import (
     shift_scale_rotate,
     window,
 )
+from cells.crops import stretched
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError
 from common.seeds import rng
@@ -196,6 +197,26 @@ def test_samples_with_borders_at_a_scale(tmp_path):
     target = whole.target(touching, types)
     assert target[4].tolist() == [2, *[0] * 7, 1, 2, 1, *[0] * 7, 2, 2]
     assert whole.pixels().tolist() == [(whole.instances("0") > 0).sum(), 0, 64 * 96 - (whole.instances("0") > 0).sum()]
+
+
+def test_stretched_by_hand():
+    image = np.arange(101, dtype=np.uint8).repeat(3).reshape(1, 101, 3)  # percentiles 1 and 99 are 1 and 99
+    assert stretched(image, 0, 100)[0, [0, 40, 100], 0].tolist() == [0, 102, 255]
+    assert stretched(image, 1, 99)[0, [0, 1, 40, 99, 100], 0].tolist() == [0, 0, 101, 255, 255]
+    assert (stretched(np.full((2, 2, 3), 7, np.uint8)) == 7).all()
+    red = np.zeros((10, 10, 3), np.uint8)
+    red[:5, :, 0], red[:5, :, 1] = 100, 40
+    assert stretched(red)[0, 0].tolist() == [255, 102, 0]  # the colour stays
+
+
+def test_samples_are_stretched(tmp_path):
+    folder = make_small_blobs(tmp_path / "data", images=1)
+    competition = competitions.get("neurons", CLASSES)
+    cells = competition.read_cells(folder / "train.csv", root=folder / "images")
+    common = competition, folder / "images", ["0"], cells, MAPS["none"], lambda epoch: (64, 96), False
+    plain, wide = Maps(*common)[1, 0][0], Maps(*common, stretch=True)[1, 0][0]
+    assert torch.equal(wide, torch.from_numpy(stretched(plain.permute(1, 2, 0).numpy())).permute(2, 0, 1))
+    assert wide.min() == 0 and wide.max() == 255 and plain.min() > 0
 
 
 def test_rate_of_the_averaged_phase():
