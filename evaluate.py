@@ -10,7 +10,8 @@ which without the flag is the submission's folder. Several submissions are compa
 
 With a cells table in place of a submission, boxes are scored whatever the competition's own score is: COCO's AP and
 AP50 of each class (confidence = the finder's score x the class probability) and of finding cells of any class, and how
-many true centres are found with 1, 3 and 10 detections a true cell. Without --probabilities the finder's classes count.
+many true centres are found with 1, 3 and 10 detections a true cell. Without --probabilities the finder's classes count,
+and a finder that knows none is scored for cells of any class alone.
 """
 
 import argparse
@@ -98,10 +99,11 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"{args.cell_meta_csv_path} has the image {unknown.iloc[0]}, which {args.truth} lacks")
     truth = truth.assign(**{"class": truth["Label"].astype(np.int64)})
     every = detections(cells, args.probabilities, classes)
-    table = ap_table(classes, truth, every, competition.MAX_DETECTIONS)
     same = [part.assign(**{"class": 0}) for part in (truth, cells)]
-    one = ap_table(("any class",), *same, competition.MAX_DETECTIONS)
-    table = pd.concat([one.iloc[:1], table], ignore_index=True)
+    table = ap_table(("any class",), *same, competition.MAX_DETECTIONS)
+    if every is not None:
+        own = ap_table(classes, truth, every, competition.MAX_DETECTIONS)
+        table = pd.concat([table.iloc[:1], own], ignore_index=True)
     out = Path(args.out_path or Path(args.cell_meta_csv_path).parent)
     write_table(table, out / f"score_{args.name}.csv")
     draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{args.name}.png")
@@ -109,7 +111,8 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     last, found = table.iloc[-1], centre_recall(truth, cells)
     say(f"mAP50: {last['AP50']:.4f}; any class AP50: {table['AP50'].iloc[0]:.4f}")
     say("centres found with 1, 3, 10 detections a cell: " + ", ".join(f"{value:.4f}" for value in found))
-    say(named_right(truth, every, len(classes)))
+    unknown = "which class the cells have is not known: the finder tells none apart, --probabilities says it"
+    say(unknown if every is None else named_right(truth, every, len(classes)))
 
 
 def named_right(truth: pd.DataFrame, every: pd.DataFrame, classes: int) -> str:
@@ -127,12 +130,16 @@ def named_right(truth: pd.DataFrame, every: pd.DataFrame, classes: int) -> str:
     )
 
 
-def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence[str]) -> pd.DataFrame:
-    """A cells table as detections `ImageID,class,score,x1,y1,x2,y2`: a row a cell and class, or the finder's class."""
+def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence[str]) -> pd.DataFrame | None:
+    """A cells table as detections `ImageID,class,score,x1,y1,x2,y2`: a row a cell and class, or the finder's class.
+
+    None where there are several classes and nothing says which the cells have: no probabilities, every Label empty.
+    """
     if probabilities is None:
-        if len(classes) > 1 and "Label" not in cells:
-            raise UserError("the cells table has no column Label; --probabilities says which class its cells have")
-        return cells.assign(**{"class": cells["Label"].astype(np.int64) if len(classes) > 1 else 0})
+        if len(classes) == 1:
+            return cells.assign(**{"class": 0})
+        named = "Label" in cells and cells["Label"].notna().all() and (cells["Label"] != "").all()
+        return cells.assign(**{"class": cells["Label"].astype(np.int64)}) if named else None
     table = read_probabilities(probabilities, classes)
     probs = table[list(classes)].to_numpy()[match_rows(cells, table, KEY, probabilities)]
     rows, which = np.indices(probs.shape).reshape(2, -1)

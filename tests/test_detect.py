@@ -22,6 +22,7 @@ from cells.network_finder import Fusing, fuse_finds, undo_boxes
 from cells.store import Store
 from common.errors import UserError
 from engine.scenes import Scenes
+from models import build_detector
 from tasks.detect import found_table
 from tasks.instances import image_pairs, instance_scores
 
@@ -123,11 +124,31 @@ def test_a_detector_finds_cells(data, trained, tmp_path):
     cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
     assert len(cells) and cells.groupby("ImageID").size().max() <= 7
     assert cells["score"].between(0, 1).all() and (cells["x2"] > cells["x1"]).all() and (cells["x2"] <= 96).all()
-    assert set(cells["Label"]) == {0}
+    assert cells["Label"].isna().all()  # it was trained to find cells of any class
     store = Store(tmp_path / "crop_dir" / "train")
     row = cells.iloc[0]
     crop = store.read(row["ImageID"], row["CellID"])
     assert crop.shape[2] == 3 and abs(crop.shape[0] - 32 - max(row["x2"] - row["x1"], row["y2"] - row["y1"])) <= 1
+
+
+def untrained(path: Path, classes: int) -> str:
+    """A checkpoint of a detector with random weights."""
+    torch.manual_seed(0)
+    model = build_detector("centernet_resnet18", classes, 3, (0.5,) * 3, (0.25,) * 3)
+    settings = {"arch": "centernet_resnet18", "num_classes": classes, "in_channels": 3, "img_size": 96}
+    torch.save({"model": model.state_dict(), "settings": settings, "epoch": 1}, path)
+    return str(path)
+
+
+def test_only_detectors_of_all_classes_say_which(data, tmp_path):
+    one, three = (untrained(tmp_path / f"{classes}.pth", classes) for classes in (1, 3))
+    more = ("--score_threshold", "0", "--max_cells", "5", "--overwrite")
+    for weights, named in ((one, False), (three, True), (f"{one},{one}", False)):
+        assert segment.main(segment_flags(data, tmp_path, "--weights", weights, *more)) is None
+        labels = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")["Label"]
+        assert len(labels) == 40 and (labels.isin([0, 1, 2]) if named else labels.isna()).all()
+    with pytest.raises(UserError, match="networks of different --num_classes or --borders cannot be averaged or fused"):
+        segment.main(segment_flags(data, tmp_path, "--weights", f"{one},{three}", *more))
 
 
 @pytest.mark.slow

@@ -286,7 +286,10 @@ def test_the_boxes_of_a_cells_table(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "score_mine.csv").set_index("Class")
     assert table["AP50"][["A", "B"]].tolist() == pytest.approx([1, 0.5])  # B's hit comes after a miss
     assert (tmp_path / "score_mine.png").exists()
-    with pytest.raises(UserError, match="the cells table has no column Label; --probabilities says"):
+    for own in (cells, cells.assign(Label="")):  # a finder that tells no classes apart
+        own.to_csv(tmp_path / "cells.csv", index=False)
         evaluate.main(flags)
+        assert "which class the cells have is not known" in capsys.readouterr().out
+        assert pd.read_csv(tmp_path / "score_mine.csv")["Class"].tolist() == ["any class", "mean"]
     with pytest.raises(UserError, match="give either --submission or --cell_meta_csv_path"):
         evaluate.main(flags[:6])
