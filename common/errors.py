@@ -2,9 +2,12 @@
 
 import errno
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
+
+from common.times import note
 
 
 class UserError(Exception):
@@ -36,6 +39,7 @@ def some(names: Iterable, limit: int = 3) -> str:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's `main` and exit: 0 done, 1 some inputs were skipped and named, 2 bad input, 130 interrupted."""
+    began = time.time()
     try:
         code = main() or 0
     except UserError as error:
@@ -46,6 +50,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if error.errno is None:
             raise
         code = fail(explain(error))
+    try:
+        note(began, code)
+    except OSError as error:
+        fail(f"the time that this took is not noted: {explain(error)}")  # which is no reason to stop a recipe
     sys.exit(code)
 
 
