@@ -15,7 +15,7 @@ from cells.instances import borders_between, merge_channels, numbered
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
-from engine.scenes import network_input
+from engine.scenes import BOX, network_input
 
 
 @dataclass
@@ -85,8 +85,10 @@ class Maps(Dataset):
         arrays = np.zeros((height, width, self.classes), np.int32)
         own = self.cells.iloc[self.rows.get(key, np.zeros(0, np.int64))]
         labels = np.zeros(len(own), np.int64) if self.single else own["Label"].astype(np.int64)
-        for number, (text, label) in enumerate(zip(own["PredictionString"], labels, strict=True), start=1):
-            arrays[decode_mask(text, height, width), label] = number
+        boxes = own[BOX].to_numpy(int)  # a cell is small beside its image: only its box is looked at
+        for number, (text, label, box) in enumerate(zip(own["PredictionString"], labels, boxes, strict=True), start=1):
+            x1, y1, x2, y2 = box
+            arrays[y1:y2, x1:x2, label][decode_mask(text, height, width)[y1:y2, x1:x2]] = number
         return arrays
 
     def pixels(self) -> np.ndarray:
