@@ -33,7 +33,7 @@ from augment.views import parse_views
 from cells.combine import ranks
 from cells.table import KEY, read_table, write_table
 from common.errors import UserError, run, some
-from common.files import existing, safe_name
+from common.files import existing, safe_name, sole_writer
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -60,16 +60,22 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Find the raw predictions, average them, put them in order, write the table."""
     args = get_args_parser().parse_args(argv)
+    stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
+    path = Path(args.out_path) / f"probabilities_{args.model}_{args.epoch}{stamp}.csv"
+    with sole_writer(args.out_path):
+        table = convert(args, find_files(args))
+        write_table(table, path)
+    print(f"{path}: {len(table)} rows")  # noqa: T201
+
+
+def convert(args: argparse.Namespace, files: dict[int, list[Path]]) -> pd.DataFrame:
+    """The probabilities table of the raw predictions of each fold: of all that `find_files` gives, or of some."""
     classes = competitions.get(args.competition, args.classes).CLASSES
     own = competitions.get(args.competition, args.classes, args.cellorimage == "nucleus").CLASSES
     wanted = wanted_rows(args)
-    ids, probs = gather(find_files(args), len(own), args.dataset == "valid", bool(args.rank))
+    ids, probs = gather(files, len(own), args.dataset == "valid", bool(args.rank))
     probs = probs if own == classes else spread(probs, own, classes)
-    table = in_order(wanted, ids, probs, classes, args)
-    stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
-    path = Path(args.out_path) / f"probabilities_{args.model}_{args.epoch}{stamp}.csv"
-    write_table(table, path)
-    print(f"{path}: {len(table)} rows")  # noqa: T201
+    return in_order(wanted, ids, probs, classes, args)
 
 
 def epoch_folder(epoch: str) -> str:

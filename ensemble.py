@@ -47,7 +47,7 @@ from cells.borders import WEIGHT_COLUMNS, WEIGHTS, border_weights
 from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, ranks
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
-from common.files import existing
+from common.files import existing, sole_writer
 from engine.settings import resolve
 from evaluate import show
 
@@ -71,16 +71,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     competitions.add_flags(parser)
     parser.add_argument("--dataset", default="test", help="valid: take those cells that the tables hold (out-of-fold)")
     parser.add_argument("--submission", type=int, choices=[0, 1], default=0, help="1: write the submission")
-    parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
-    parser.add_argument("--average", choices=list(AVERAGES), help="of the tables of a kind; default: the competition's")
-    parser.add_argument("--combine", help=f"of cell and image opinion: {', '.join(COMBINE)}; then "
-                        "CLASS=RULE for single classes, by index; joined by commas")  # fmt: skip
-    parser.add_argument("--cell_weight", type=float, help="the cell models' share where it is weighted")
-    parser.add_argument("--decay", help="CLASS=FACTOR joined by commas: how fast a class falls over an image's cells")
-    parser.add_argument("--negative", choices=list(NEGATIVE), default="max", help="where Negative comes from")
-    parser.add_argument("--negative_penalty", type=int, choices=[0, 1], default=1, help="1: others x (1 - Negative)")
-    parser.add_argument("--border_weight", choices=["none", *WEIGHTS], default="none",
-                        help="border cells x their visible share: begin with segment.py --edge_rule none")  # fmt: skip
+    parser.add_argument("--submission_path", help="the submission's file; default: OUT_PATH/submission_<config>.csv")
+    add_rule_flags(parser)
     parser.add_argument("--meta_csv", required=True, help="sample_submission.csv (or train.csv for --dataset valid)")
     parser.add_argument("--cell_meta_csv_path", required=True, help="cells table")
     parser.add_argument("--truth", help="print the score against this truth table or train.csv")
@@ -91,9 +83,29 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how opinions become one."""
+    parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
+    parser.add_argument("--average", choices=list(AVERAGES), help="of the tables of a kind; default: the competition's")
+    parser.add_argument("--combine", help=f"of cell and image opinion: {', '.join(COMBINE)}; then "
+                        "CLASS=RULE for single classes, by index; joined by commas")  # fmt: skip
+    parser.add_argument("--cell_weight", type=float, help="the cell models' share where it is weighted")
+    parser.add_argument("--decay", help="CLASS=FACTOR joined by commas: how fast a class falls over an image's cells")
+    parser.add_argument("--negative", choices=list(NEGATIVE), default="max", help="where Negative comes from")
+    parser.add_argument("--negative_penalty", type=int, choices=[0, 1], default=1, help="1: others x (1 - Negative)")
+    parser.add_argument("--border_weight", choices=["none", *WEIGHTS], default="none",
+                        help="border cells x their visible share: begin with segment.py --edge_rule none")  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the tables, combine them, write the result, score it."""
     args = get_args_parser().parse_args(argv)
+    with sole_writer(args.out_path):
+        decide_all(args)
+
+
+def decide_all(args: argparse.Namespace) -> None:
+    """The ensemble of the flags."""
     competition = competitions.get(args.competition, args.classes)
     resolve(args, competition.ENSEMBLE_DEFAULTS)
     config = existing(args.config, "ensemble CSV")
@@ -107,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     write_table(pd.concat([cells[KEY], table], axis=1), path)
     say(f"{path}: {len(cells)} cells")
     if args.submission:
-        path = path.with_name(f"submission_{config.stem}{stamp}.csv")
+        path = Path(args.submission_path or path.with_name(f"submission_{config.stem}{stamp}.csv"))
         competition.write_submission(path, images, cells, probs)
         say(f"{path}: {len(images)} images")
     if args.truth:
@@ -129,10 +141,12 @@ def read_images(args: argparse.Namespace, competition) -> pd.DataFrame:
     return images
 
 
-def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Opinion]:
-    """The tables that the ensemble CSV names, with their weights; each class needs a weight in each kind it has."""
+def read_config(config: Path, classes: Sequence[str]) -> pd.DataFrame:
+    """The rows of the ensemble CSV, checked: `Predictions,Type,<class names>`, with Group made part of the weights.
+
+    Each class needs a weight in each Type that is there.
+    """
     rows = read_table(config, {"Predictions": str, "Type": str, **dict.fromkeys(classes, float)})
-    rows["Group"] = rows["Group"] if "Group" in rows else np.arange(len(rows))
     if not len(rows):
         raise UserError(f"{config} names no table")
     unknown = rows[~rows["Type"].isin(TYPES)]
@@ -147,13 +161,19 @@ def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Op
         nothing = weights[(rows["Type"] == kind).to_numpy()].sum(axis=0) == 0
         if nothing.any():
             raise UserError(f"{config}: the {kind} weights of {classes[np.flatnonzero(nothing)[0]]} sum to zero")
-    totals = pd.DataFrame(weights).groupby([rows["Type"], rows["Group"]]).transform("sum").to_numpy()
-    if rows["Group"].duplicated().any():
-        weights = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
+    if "Group" in rows:
+        totals = rows.groupby(["Type", "Group"])[list(classes)].transform("sum").to_numpy()
+        rows[list(classes)] = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
+    return rows[["Predictions", "Type", *classes]]
+
+
+def read_opinions(config: Path, folder: Path, classes: Sequence[str]) -> list[Opinion]:
+    """The tables that the ensemble CSV names, with their weights."""
+    rows = read_config(config, classes)
     paths = [find_table(name, config, folder) for name in rows["Predictions"]]
     return [
         Opinion(path, kind, weight, read_probabilities(path, classes))
-        for path, kind, weight in zip(paths, rows["Type"], weights, strict=True)
+        for path, kind, weight in zip(paths, rows["Type"], rows[list(classes)].to_numpy(), strict=True)
     ]
 
 

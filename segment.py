@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from cells.segmenting import Job, Size, read_image, segment_image
 from common.errors import UserError, choose, run
 from common.files import atomic, existing, remove_leftovers, safe_name, sole_writer
 from common.workers import WorkerDied, count_workers, run_each
+from engine.clock import Clock, in_time
 
 BATCH = 8  # images a call of a finder's network
 
@@ -43,6 +45,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache_dir", required=True, help="folder for label images and what is done")
     competitions.add_flags(parser)
     parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
+    add_finder_flags(parser)
+    parser.add_argument("--gpu_id", default="0", help="networks: a GPU, or cpu; without any GPU the CPU is used")
+    parser.add_argument("--workers", type=int, help="processes; 0 works in this one; default: one a core")
+    parser.add_argument("--overwrite", action="store_true", help="do all images again")
+    return parser
+
+
+def add_finder_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags on which it depends what is found and written."""
     parser.add_argument(
         "--finder", help=f"one of: {', '.join(FINDERS)}; default: the one that the given weights or truth belong to, "
         "else watershed",
@@ -71,21 +82,33 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--tile", type=int, default=0, help="network: look at tiles of so many pixels a side, each at the size that it "
         "was trained at; 0: at whole images",
     )  # fmt: skip
-    parser.add_argument("--gpu_id", default="0", help="networks: a GPU, or cpu; without any GPU the CPU is used")
     parser.add_argument(
         "--edge_rule", default="published", choices=[*RULES, "none"],
         help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
         "under .7), its halves nucleus and both, or none",
     )  # fmt: skip
     parser.add_argument("--img_size", type=int, default=768, help="side of the resized images, pixels; default: 768")
-    parser.add_argument("--workers", type=int, help="processes; 0 works in this one; default: one a core")
-    parser.add_argument("--overwrite", action="store_true", help="do all images again")
-    return parser
+
+
+class Outcome(NamedTuple):
+    """What a run left: the cells table, with how many images and kept cells; why images were skipped, by ImageID; and
+    the images for which there was no time.
+    """
+
+    table: Path
+    images: int
+    cells: int
+    skipped: dict[str, str]
+    left: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Do what is not done, then write the table of all that is."""
-    args = get_args_parser().parse_args(argv)
+    return 1 if segment(get_args_parser().parse_args(argv)).skipped else None
+
+
+def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
+    """The same with the flags as `get_args_parser` gives them; by the clock's end it stops and writes what it has."""
     sizes = read_sizes(args)
     args.finder = args.finder or default_finder(args)
     choose(FINDERS, args.finder, "--finder")
@@ -100,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         marks = {image: job.fingerprint(image, size) for image, size in sizes.items()}
         todo = [image for image, mark in marks.items() if args.overwrite or not job.is_done(image, mark)]
         tasks = ((job, image, sizes[image], marks[image], found) for image, found in predictions(job, finder, todo))
-        failed = segment_all(tasks, len(todo), workers)
-        done = [image for image in marks if image not in failed]
+        ahead = 2 * max(workers, 1) + (BATCH if finder.predict else 0)
+        failed = segment_all(in_time(tasks, clock or Clock(), ahead), len(todo), workers)
+        left = [image for image in todo if image not in failed and not job.is_done(image, marks[image])]
+        done = [image for image in marks if image not in {*failed, *left}]
         table = Path(args.meta_dir) / f"{Path(args.metadata).stem}_cell.csv"
         cells, kept = write_cells_table(table, job, done)
     say(f"{table}: {cells} cells in {len(done)} images, {cells - kept} of them dropped at the border")
@@ -109,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         say(f"skipped {image}: {reason}", sys.stderr)
     if failed:
         say(f"{len(failed)} of {len(marks)} images were skipped; mend them and run the same command again", sys.stderr)
-    return 1 if failed else None
+    return Outcome(table, len(done), kept, failed, left)
 
 
 def default_finder(args: argparse.Namespace) -> str:
