@@ -38,7 +38,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
 def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes, Scenes]:
     """Training and validation images of the fold with their labelled cells."""
     root = existing(args.root_dir, "--root_dir")
-    cells = competition.read_cells(args.metadata, root=root)
+    cells = without_background(competition.read_cells(args.metadata, root=root), competition)
     canvas = canvas_of(cells, args.img_size)
     parts, known = [], set(competition.read_metadata(args.metadata)["ID"])
     for images in read_fold(args.folds_dir, args.split_name, args.fold, competition):
@@ -54,6 +54,14 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
     change = choose(SCENES, args.augment, "--augment")
     train = Scenes(keys=train_keys, cells=train_cells, change=change, mosaic_epochs=args.mosaic_epochs, **common)
     return train, Scenes(keys=valid_keys, cells=valid_cells, change=SCENES["none"], **common)
+
+
+def without_background(cells: pd.DataFrame, competition: Competition) -> pd.DataFrame:
+    """The cells without those of the class Background, places that show none, where that is one of the classes."""
+    name = getattr(competition, "BACKGROUND", None)
+    if name not in competition.CLASSES:
+        return cells
+    return cells[cells["Label"] != str(competition.CLASSES.index(name))].reset_index(drop=True)
 
 
 def network(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable) -> nn.Module:
