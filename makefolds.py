@@ -29,7 +29,7 @@ import competitions
 from cells.groups import check_folds, read_groups
 from cells.table import KEY, match_rows, read_table, write_table
 from common.errors import UserError, run
-from common.files import safe_name
+from common.files import safe_name, sole_writer
 from common.seeds import rng
 
 
@@ -71,11 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     cells = follow_images(args.cell_metadata, images, labelled, args.metadata) if args.cell_metadata else None
     if clusters is not None:
         check_folds(images, "Cluster", "images.csv")
-    write_table(images, folder / "images.csv")
-    if cells is not None:
-        write_table(cells, folder / "cells.csv")
-    if args.tables:
-        write_fold_tables(args.metadata, competition.ID_COLUMN, images, folder)
+    with sole_writer(folder):
+        write_table(images, folder / "images.csv")
+        if cells is not None:
+            write_table(cells, folder / "cells.csv")
+        if args.tables:
+            write_fold_tables(args.metadata, competition.ID_COLUMN, images, folder)
     print(count_labels(hot, images["Fold"].to_numpy(), competition.CLASSES).to_string())  # noqa: T201
 
 

@@ -19,6 +19,7 @@ What is done, in this order (cells/pseudolabels.py has the formulas):
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ import competitions
 from cells.pseudolabels import consistent, quantise
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run, some
+from common.files import sole_writer
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -50,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Join the tables, correct them by the labels, write them, show how they differ from the images' labels."""
     args = get_args_parser().parse_args(argv)
     check(args)
+    with sole_writer(Path(args.out).parent):
+        correct(args)
+
+
+def correct(args: argparse.Namespace) -> None:
+    """The soft labels of the flags."""
     competition = competitions.get(args.competition, args.classes)
     classes = list(competition.CLASSES)
     cells = read_table(args.cell_metadata, {"ImageID": str, "CellID": int}, key=KEY)[KEY]

@@ -9,6 +9,7 @@ the submission where the truth is known.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 import competitions
 from cells.table import BOX, CELL_COLUMNS, KEY, read_table
 from common.errors import UserError, run
+from common.files import sole_writer
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -30,6 +32,12 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Write the submission and say how many cells went into it."""
     args = get_args_parser().parse_args(argv)
+    with sole_writer(Path(args.out_path).parent):
+        submit(args)
+
+
+def submit(args: argparse.Namespace) -> None:
+    """The submission of the flags."""
     competition = competitions.get(args.competition, args.classes)
     images = competition.read_metadata(args.metadata)
     path = args.cell_meta_csv_path

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 
 import competitions
 from common.errors import run
+from common.files import sole_writer
 from pictures.analysis import analysis
 from pictures.contact_sheets import contact_sheet
 from pictures.curves import curves
@@ -94,7 +95,8 @@ def positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Draw the pictures of one mode."""
     args = get_args_parser().parse_args(argv)
-    return MODES[args.mode][0](args)
+    with sole_writer(args.out_path):
+        return MODES[args.mode][0](args)
 
 
 if __name__ == "__main__":

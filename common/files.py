@@ -6,8 +6,9 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import UserError
 
@@ -34,17 +35,32 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def sole_writer(folder: str | Path) -> Iterator[None]:
     """Hold `folder` for this process; UserError when another process is writing to it. Freed even by kill -9.
 
-    Removes what writers that were killed left there.
+    Removes what writers that were killed left there; a new folder goes again when nothing was written to it.
     """
     folder = Path(folder)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    path = folder / ".lock"
+    with path.open("w") as lock:
+        if not _holds(lock, path):
+            raise UserError(f"another process is writing to {folder}; wait for it or choose another folder")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing to {folder}; wait for it or choose another folder") from None
-        remove_leftovers(folder)
-        yield
+            remove_leftovers(folder)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for path in new:
+                    path.rmdir()
+
+
+def _holds(lock: TextIO, path: Path) -> bool:
+    """Lock the open file, if it is free and still the one at `path`: whoever held it removes it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def remove_leftovers(folder: Path, stem: str | None = None) -> None:
