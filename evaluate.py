@@ -25,7 +25,7 @@ import competitions
 from cells.boxes import best_match, iou
 from cells.table import BOX, CELL_COLUMNS, KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
-from common.files import atomic, existing
+from common.files import atomic, existing, sole_writer
 from competitions import Competition
 from metrics.box_map import ap_table, centre_recall
 from metrics.classification import macro_f1
@@ -84,8 +84,9 @@ def score(submission: Path, truth: Path, competition: Competition, out_path: str
     """Score one submission and write its table and picture; returns the table."""
     table = competition.score(submission, truth)
     out = Path(out_path) if out_path else submission.parent
-    write_table(table, out / f"score_{submission.stem}.csv")
-    draw(table, competition.SCORE, out / f"score_{submission.stem}.png")
+    with sole_writer(out):
+        write_table(table, out / f"score_{submission.stem}.csv")
+        draw(table, competition.SCORE, out / f"score_{submission.stem}.png")
     return table
 
 
@@ -105,8 +106,9 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
         own = ap_table(classes, truth, every, competition.MAX_DETECTIONS)
         table = pd.concat([table.iloc[:1], own], ignore_index=True)
     out = Path(args.out_path or Path(args.cell_meta_csv_path).parent)
-    write_table(table, out / f"score_{args.name}.csv")
-    draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{args.name}.png")
+    with sole_writer(out):
+        write_table(table, out / f"score_{args.name}.csv")
+        draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{args.name}.png")
     show(table, "COCO mAP@[.50:.05:.95]")
     last, found = table.iloc[-1], centre_recall(truth, cells)
     say(f"mAP50: {last['AP50']:.4f}; any class AP50: {table['AP50'].iloc[0]:.4f}")
