@@ -1,5 +1,8 @@
 """Samples for training and prediction: deterministic by seed, whatever the batch size or the number of workers."""
 
+import os
+import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,9 +10,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from common.errors import UserError
+from common.errors import UserError, some
 from common.seeds import rng
 
 
@@ -108,9 +111,26 @@ def loader(samples: Dataset, batches: Batches, workers: int, pin_memory: bool = 
     `samples.collate`, where there is one, makes a batch of its items.
     """
     return DataLoader(
-        samples, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None, collate_fn=getattr(samples, "collate", None),
+        Watched(samples, workers) if workers else samples, batch_sampler=batches, num_workers=workers,
+        pin_memory=pin_memory, worker_init_fn=_one_thread, prefetch_factor=4 if workers else None,
+        collate_fn=getattr(samples, "collate", None),
     )  # fmt: skip
+
+
+class Watched(Dataset):
+    """Samples that note which one each reading process is at, so that one that dies can be named."""
+
+    def __init__(self, samples: Dataset, workers: int):
+        self.samples = samples
+        self.places = torch.full((workers, 2), -1).share_memory_()  # process, index
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple:
+        self.places[get_worker_info().id] = torch.tensor([os.getpid(), item[1]])
+        return self.samples[item]
+
+    def last_read(self, processes: Sequence[int]) -> str:
+        """The keys of the samples that these processes began last."""
+        return some([self.samples.keys[index] for process, index in self.places.tolist() if process in processes])
 
 
 def _one_thread(worker: int) -> None:
@@ -119,8 +139,21 @@ def _one_thread(worker: int) -> None:
 
 
 def batches_of(data: DataLoader) -> Iterator:
-    """Iterate a loader; an error of our own in a worker process comes out as the same one sentence."""
+    """Iterate a loader; an error of our own in a worker process, or its death, comes out as one sentence."""
+    handler = signal.getsignal(signal.SIGCHLD)
     try:
-        yield from data
+        for batch in data:
+            if signal.getsignal(signal.SIGCHLD) != handler:
+                signal.signal(signal.SIGCHLD, handler)  # torch's would raise wherever the caller is
+            yield batch
     except UserError as error:
         raise UserError(str(error).strip().splitlines()[-1].split("Error: ", 1)[-1]) from None
+    except RuntimeError as error:
+        died = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
+        if not died:
+            raise
+        images = data.dataset.last_read([int(process) for process in died[1].split(",")])
+        raise UserError(
+            f"a process that reads images was killed while it read {images}; was there enough memory? Run the same "
+            "command again, with fewer --workers, to go on"
+        ) from None
