@@ -75,6 +75,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--augment", help=f"random changes in training: {', '.join({**TRAIN, **SCENES, **MAPS})}")
     add("--sample", type=int, help="draw this many class-balanced samples an epoch (0: every sample once, -1: as many)")
     add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
+    add("--pseudo_labels", help="classifiers: the same of images outside of the split, which are trained on, too; with "
+        "--dataset train,test")  # fmt: skip
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
     add("--borders", type=int, choices=[0, 1], help="class maps: 1: the borders between touching cells are one more")
@@ -181,6 +183,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     choose(OPTIMIZERS, args.optimizer, "--optimizer")
     if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
         raise UserError(f"--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of {args.arch}")
+    if finder and args.num_classes != 1 and not competition.CELL_LABELS:
+        raise UserError(f"--num_classes {args.num_classes}: {args.competition} does not tell cells apart; 1 is right")
     if args.num_classes != len(competition.CLASSES) and not (finder and args.num_classes == 1):
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} has {len(competition.CLASSES)} classes")
     if args.in_channels != len(competition.CHANNELS):

@@ -1,12 +1,13 @@
 """How well the finder `watershed` finds the HPA Cell Segmentator's cells, beside a plain watershed of 15 lines.
 
     python benchmarks/watershed.py --data_dir ../shared/data/hpa [--stress 0] [--synthetic FOLDER] [--nuclei FOLDER] \
-        [--pictures FOLDER]
+        [--pictures FOLDER] [--cells NAME=TABLE ...]
 
 `--data_dir` holds train/ and segmentator_masks/ (a label image per image). Prints per image the cells of the
 segmentator and ours, the segmentator's cells matched at IoU .6, the mean best IoU, the ratio of the counts and the CPU
 seconds; then the same over harder versions of the images (benchmarks/stress.py); with `--synthetic` for the test images
 that synthesize.py wrote there; with `--nuclei` for the nuclei in the fluorescence images of a folder as of DSB 2018.
+`--cells` are tables that segment.py wrote of the same images with other finders, shown beside.
 `--pictures` gets a JPEG per image: the segmentator's outlines in white, our cells in magenta, our nuclei in cyan.
 """
 
@@ -112,10 +113,15 @@ def synthetic_images(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The test images of a synthetic data set with their true cells."""
     for image_id, rows in read_cells(folder / "truth.csv").groupby("ImageID"):
         image = read_image(folder / "test", image_id)
-        truth = np.zeros(image.shape[:2], np.int32)
-        for cell, text in zip(rows["CellID"], rows["PredictionString"], strict=True):
-            truth[decode_mask(text, *truth.shape)] = cell
-        yield image, truth
+        yield image, drawn_cells(rows, image.shape[:2])
+
+
+def drawn_cells(rows: pd.DataFrame, shape: tuple[int, int]) -> np.ndarray:
+    """The label image of the rows of a cells table."""
+    labels = np.zeros(shape, np.int32)
+    for cell, text in zip(rows["CellID"], rows["PredictionString"], strict=True):
+        labels[decode_mask(text, *shape)] = cell
+    return labels
 
 
 def nucleus_images(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -166,6 +172,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stress", type=int, default=1, help="0 leaves out the harder versions of the images")
     parser.add_argument("--synthetic", type=Path, help="a data set of synthesize.py")
     parser.add_argument("--nuclei", type=Path, help="a folder with train.csv and train/ as in DSB 2018")
+    parser.add_argument("--cells", nargs="*", default=[], metavar="NAME=TABLE", help="cells tables of other finders")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the images with the outlines")
     return parser
 
@@ -179,6 +186,11 @@ def main(argv: list[str] | None = None) -> None:
     for name, finder in (("plain", plain), ("watershed", find_cells)):
         for image_id, labelled in images.items():
             say(f"{image_id[:8]} {name}", measure(finder, [labelled]))
+    for name, _, table in (text.partition("=") for text in args.cells):
+        cells = read_cells(existing(table, "--cells"))
+        for image_id, (_, truth) in images.items():
+            own = drawn_cells(cells[cells["ImageID"] == image_id], truth.shape)
+            say(f"{image_id[:8]} {name}", (agree(truth, own), float("nan")))
     if args.pictures:
         for image_id, labelled in images.items():
             with atomic(args.pictures / f"watershed_{image_id[:8]}.jpg") as path:

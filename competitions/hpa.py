@@ -12,6 +12,7 @@ import pandas as pd
 
 from cells.images import decode
 from cells.table import KEY, match_rows, read_table
+from cells.table import read_cells as read_cells_table
 from cells.triples import format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError, some
 from common.files import existing, safe_name
@@ -168,6 +169,14 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
         f"{path} has columns {some(header)}: train.csv's ID,Label or sample_submission.csv's "
         "ID,ImageWidth,ImageHeight,PredictionString are right"
     )
+
+
+def read_cells(path: str | Path, root: str | Path | None = None) -> pd.DataFrame:
+    """The cells of a cells table with masks, for networks that learn to find cells: a made-up truth, or what segment.py
+    wrote with another finder. They have no classes of their own: `Label` is 0.
+    """
+    cells = read_cells_table(path)
+    return cells[cells["PredictionString"] != ""].assign(Label=0)
 
 
 def write_submission(path: str | Path, sample: pd.DataFrame, cells: pd.DataFrame, probs: np.ndarray) -> None:

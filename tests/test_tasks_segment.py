@@ -12,6 +12,7 @@ import evaluate
 import makefolds
 import segment
 import submit
+import synthesize
 import tasks.segment
 import train
 from common.errors import UserError
@@ -127,6 +128,31 @@ def test_unet_with_borders_in_windows(data, tmp_path):
         segment.main(segment_flags(data, tmp_path, "--weights", f"{weights},{tmp_path / 'plain.pth'}"))
 
 
+@pytest.mark.slow
+def test_hpa_cells_are_learned_from_masks(tmp_path):
+    made, flags = tmp_path / "made", ["--competition", "hpa", *split(tmp_path)]
+    synthesize.main(["--competition", "hpa", "--out_dir", str(made), "--train", "6", "--test", "1", "--size", "192",
+                     "--cells", "2-3", "--jobs", "1"])  # fmt: skip
+    makefolds.main([*flags, "--metadata", str(made / "train.csv"), "--n_folds", "3"])
+    learn = [*flags, "--metadata", str(made / "train_truth.csv"), "--root_dir", str(made / "train"), "--gpu_id", "cpu",
+             "--out_dir", "Cells", "--result_dir", str(tmp_path), "--arch", "unet_light_resnet18", "--tile", "96",
+             "--img_size", "64", "--crop_size", "64", "--borders", "1", "--epochs", "1", "--augment", "nuclei",
+             "--loss", "DiceCrossEntropy", "--scheduler", "cosine"]  # fmt: skip
+    with pytest.raises(UserError, match="--num_classes 19: hpa does not tell cells apart; 1 is right"):
+        train.main(learn)
+    train.main([*learn, "--num_classes", "1"])
+    weights = tmp_path / "models" / "Cells" / "fold0" / "best.pth"
+    for finder, more in (("network", ["--weights", str(weights)]), ("truth", ["--truth", str(made / "truth.csv")])):
+        found = segment.main([
+            *segment_flags(made, tmp_path / finder)[4:], "--competition", "hpa", "--finder", finder, *more,
+            "--metadata", str(made / "sample_submission.csv"), "--root_dir", str(made / "test"), "--edge_rule", "none",
+        ])  # fmt: skip
+        assert found is None
+    truth = pd.read_csv(made / "truth.csv")
+    found = pd.read_csv(tmp_path / "truth" / "meta_dir" / "sample_submission_cell.csv")
+    assert found["PredictionString"].tolist() == truth["PredictionString"].tolist()
+
+
 @pytest.mark.parametrize("finder", ["otsu", "texture"])
 def test_baselines_find_submit_and_score(finder, data, tmp_path, capsys):
     assert segment.main(segment_flags(data, tmp_path, "--finder", finder, "--edge_rule", "none")) is None
@@ -192,8 +218,8 @@ def test_refusals(data, tmp_path):
     for wrong, message in (
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
-        (["--tile", "-1"], "--tile, a number of pixels, and --borders"),
-        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders are for class maps"),
+        (["--tile", "-1"], "--tile, a number of pixels, --borders and --stretch"),
+        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders and --stretch are for class maps"),
         (["--cutmix", "1"], "--cutmix is not for class maps"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
     ):

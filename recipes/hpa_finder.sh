@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A cell finder for HPA without anybody's weights: a U-Net of cells and the borders between them, taught on made-up
+# images whose truth is known, run on real ones, beside the watershed. A quarter of an hour of a CPU.
+#
+#   DATA=path/to/hpa bash recipes/hpa_finder.sh   DATA holds train.csv and train/ (RGBY images);
+#                                                 with segmentator_masks/ the finders are compared with them
+#
+# Settings: OUT (folder to write), EPOCHS, GPU, WORKERS. Run it again after an interruption: every stage goes on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
+DATA=${DATA:?is the folder of the images: train.csv and train/}
+OUT=${OUT:-results_hpa_finder} EPOCHS=${EPOCHS:-20} GPU=${GPU:-0} WORKERS=${WORKERS:-0}
+MADE=$OUT/made RESULTS=$OUT/results
+
+echo "== make images, train on them"
+python synthesize.py --competition hpa --out_dir "$MADE" --train 60 --test 1 --size 1024 --cells 6-20 --seed 1 --jobs 1
+python makefolds.py --metadata "$MADE/train.csv" --folds_dir "$OUT/cv_folds" --split_name made --n_folds 6
+python train.py --metadata "$MADE/train_truth.csv" --root_dir "$MADE/train" --folds_dir "$OUT/cv_folds" --split_name made \
+    --fold 0 --result_dir "$RESULTS" --out_dir Cells --arch unet_light_tf_efficientnet_lite0 \
+    --pretrained efficientnet-lite0 --num_classes 1 --borders 1 --tile 1024 --img_size 256 --crop_size 256 --stretch 1 \
+    --augment nuclei --loss DiceCrossEntropy --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
+    --backbone_lr 0.5 --batch_size 4 --epochs "$EPOCHS" --ema 0.95 --gpu_id "$GPU" --workers "$WORKERS"
+
+echo "== find the cells of the real images"
+find_cells() { # what to call it, then flags of the finder
+    python segment.py --metadata "$DATA/train.csv" --root_dir "$DATA/train" --meta_dir "$OUT/meta/$1" --crop_dir "$OUT/crops/$1" \
+        --img_dir "$OUT/images" --cache_dir "$OUT/cache/$1" --edge_rule none --workers "$WORKERS" --gpu_id "$GPU" "${@:2}"
+    python visualize.py overlays --metadata "$DATA/train.csv" --root_dir "$DATA/train" --limit 3 \
+        --cell_meta_csv_path "$OUT/meta/$1/train_cell.csv" --out_path "$OUT/pictures/$1"
+}
+find_cells watershed --finder watershed
+find_cells network --weights "$RESULTS/models/Cells/fold0/best.pth" --tile 1024 --augment default,fliplr,flipud,transpose
+if [ -d "$DATA/segmentator_masks" ]; then
+    python benchmarks/watershed.py --data_dir "$DATA" --stress 0 --cells "network=$OUT/meta/network/train_cell.csv"
+fi
