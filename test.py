@@ -7,6 +7,8 @@ Writes RESULTS/submissions/<out_dir>/fold<k>/epoch_<NNN>/<view>_seed<s>/prob_<da
 --predict_epoch best, which is another epoch in each fold. Flags that are not given are
 read from the checkpoint. `--dataset valid` predicts the validation images of the fold, for out-of-fold scores.
 Seed 0 sees the whole image; every other seed a random crop of each, as in training.
+
+With --time_limit it stops before the limit and says what is left (exit code 1); the next run goes on there.
 """
 
 import argparse
@@ -18,21 +20,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 import competitions
 from augment.crops import Resize, random_crop, whole
 from augment.views import parse_views
 from cells.crops import resize
-from common.errors import UserError, run
+from common.errors import UserError, run, some
 from common.files import digest, existing, sole_writer
 from competitions import Competition
 from engine.checkpoints import epoch_name, load_model, read, run_folder
+from engine.clock import Clock, process_age, start_clock
 from engine.data import Samples
 from engine.device import describe, make_fabric
 from engine.image_cells import LabelledImages, with_labels
 from engine.nuclei import nuclei_of
-from engine.predict import predict_views
+from engine.predict import Tally, predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
 from models import BagOfCells, Classifier, MaskPooled, PuzzleCAM, build, wrapper_of
@@ -79,30 +83,53 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
     add("--batch_size", type=int, default=32)
     add("--workers", type=int, default=0, help="processes that read and decode")
+    add("--time_limit", help="stop before so much time is gone, such as 8h30m, 90m or 45 (seconds)")
+    add("--predictions_path", help="where to write; default: BASE_DIR/submissions")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
+    clock = start_clock(args.time_limit, process_age() if argv is None else 0.0)
+    fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
+    fabric.launch()
+    fabric.print(describe(fabric))
+    tallies = predict(args, fabric, clock)
+    if left := tallies[-1].left:
+        rest = parse_seeds(args.seeds or str(args.seed))[len(tallies) - 1 :]
+        later = f", and seeds {some(rest[1:])} are not begun" if rest[1:] else ""
+        fabric.print(f"stopped before --time_limit: seed {rest[0]} lacks {left} samples{later}; run it again to go on")
+        return 1
+
+
+def predict(args: Namespace, fabric: Fabric, clock: Clock, whole: bool = False) -> list[Tally]:
+    """Predict what the flags name, and say what it took: a tally a seed. The last one's `left` is above zero when the
+    clock ended the run. whole: stop as soon as it shows that a seed will not be done in time.
+    """
     views = parse_views(args.augment)
     seeds = parse_seeds(args.seeds or str(args.seed))
     path, checkpoint = open_bestfitting(args) if args.preload else open_checkpoint(args)
     fill_from(checkpoint["settings"], args, path)
-    fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
-    fabric.launch()
-    fabric.print(describe(fabric))
     model = fabric.setup(network(args, checkpoint, path))
-    out = Path(args.base_dir) / "submissions" / args.out_dir / f"fold{args.fold}"
+    out = Path(args.predictions_path or Path(args.base_dir) / "submissions") / args.out_dir / f"fold{args.fold}"
     best = args.predict_epoch == "best" and not args.network_path
     out /= "epoch_best" if best else f"epoch_{epoch_name(checkpoint['epoch'])}"
     identity = f"{digest(path)} {args.cam_pool}"
+    tallies = []
     with sole_writer(out) if fabric.global_rank == 0 else nullcontext():
         for seed in seeds:
             files = {view: out / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz" for view in views}
             title = f"predict {args.out_dir} fold {args.fold} seed {seed}"
             samples = open_dataset(args, seed)
-            predict_views(fabric, model, samples, files, identity, args.batch_size, args.workers, title)
+            tallies.append(
+                predict_views(
+                    fabric, model, samples, files, identity, args.batch_size, args.workers, title, clock, whole
+                )
+            )
+            if tallies[-1].left:
+                return tallies
     fabric.print(f"{out}: {len(seeds)} seeds x {len(views)} views of {args.dataset} done")
+    return tallies
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -155,12 +182,16 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     args.cellorimage = args.cellorimage or settings["cell"]
     args.loss = settings["loss"]
     args.pool = settings.get("pool")
-    kind = wrapper_of(args.arch)
     if (args.cellorimage == "nucleus") != (settings["cell"] == "nucleus"):
         raise UserError(f"--cellorimage {args.cellorimage}: {path} was trained with --cell {settings['cell']}")
-    args.from_image = args.cellorimage == "cell" != settings["cell"] and kind in (MaskPooled, PuzzleCAM)
+    args.from_image = finds_in_images(args.cellorimage, settings)
     if args.cache_dir is None and (args.from_image or args.cellorimage == "nucleus"):
         raise UserError(f"--cellorimage {args.cellorimage}: {args.arch} finds them by the label images of --cache_dir")
+
+
+def finds_in_images(cellorimage: str, settings: dict) -> bool:
+    """Whether a checkpoint of these settings predicts single cells from whole images."""
+    return cellorimage == "cell" != settings["cell"] and wrapper_of(settings["arch"]) in (MaskPooled, PuzzleCAM)
 
 
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,51 +18,88 @@ from tqdm import tqdm
 from augment.views import apply_view
 from common.errors import UserError
 from common.files import atomic
+from engine.clock import Clock
 from engine.data import Batches, Samples, batches_of, loader
 
 PART_BATCHES = 16  # batches between two saves: what an interruption costs at most
 
 
+class Tally(NamedTuple):
+    """What a prediction took: samples looked at and left, seconds a sample of waiting for it and of a view of it."""
+
+    looked: int = 0
+    left: int = 0
+    waiting: float = 0.0
+    looking: float = 0.0
+
+
 def predict_views(
     fabric: Fabric, model: nn.Module, samples: Samples, files: dict[str, Path], identity: str, batch_size: int,
-    workers: int, title: str,
-) -> None:  # fmt: skip
+    workers: int, title: str, clock: Clock | None = None, whole: bool = False,
+) -> Tally:  # fmt: skip
     """Predict all samples in the views that `files` (view -> prob_<dataset>.npz) names, and write those files.
 
     Every sample is read, decoded and cropped once; the views are flips on the device, of the label images, too. A file
     that these weights (`identity`) already made from these samples stays as it is; of an interrupted run the parts that
     are saved are used. With several processes each predicts its share of the parts.
+
+    No part is begun that will not be done by the end of `clock`; with `whole` none, either, when it shows that all of
+    them together will not. The parts that are done are kept for the next run.
     """
     made_by = _fingerprint(samples, identity)
     views = [view for view, path in files.items() if _made_by(path) != made_by]
     if not views:
-        return
+        return Tally()
     parts = _Parts(files[views[0]], views, len(samples), batch_size * PART_BATCHES, made_by)
-    _predict_parts(fabric, model, samples, parts, batch_size, workers, title)
+    batches = _predict_parts(fabric, model, samples, parts, batch_size, workers, title, clock or Clock(), whole)
     fabric.barrier()
-    if fabric.global_rank == 0:
+    left = sum(stop - start for start, stop in parts.todo())
+    fabric.barrier()  # all have looked before the parts go
+    if fabric.global_rank == 0 and not left:
         for view, probs in parts.gather().items():
             _save_predictions(files[view], samples.rows, probs, made_by)
         shutil.rmtree(parts.folder)
+    waiting, looking = _steady(batches)
+    return Tally(sum(count for count, *_ in batches), left, waiting, looking / len(views))
 
 
-def _predict_parts(fabric, model, samples, parts, batch_size, workers, title) -> None:
+def _predict_parts(fabric, model, samples, parts, batch_size, workers, title, clock, whole) -> list[tuple]:
+    """Predict and save parts while the clock allows it; (samples, seconds of waiting, of looking) of each batch."""
     todo = parts.todo()[fabric.global_rank :: fabric.world_size]
     order = np.concatenate([np.arange(start, stop) for start, stop in todo]) if todo else np.arange(0)
-    batches = Batches(order, batch_size)
-    data = loader(samples, batches, workers, fabric.device.type == "cuda")
+    data = loader(samples, Batches(order, batch_size), workers, fabric.device.type == "cuda")
     stream = iter(batches_of(fabric.setup_dataloaders(data, use_distributed_sampler=False)))
     model.eval()
-    bar = tqdm(total=len(samples), initial=len(samples) - len(order), desc=title, disable=fabric.global_rank > 0)
-    for start, stop in todo:
-        probs = {view: [] for view in parts.views}
-        for _ in range(start, stop, batch_size):
-            images, _, index = next(stream)
-            for view, rows in probs.items():
-                rows.append(_probs(model, view_of(images, view)))
-            bar.update(len(index))
-        parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
-    bar.close()
+    batches: list[tuple[int, float, float]] = []
+    done = len(samples) - len(order)
+    with tqdm(total=len(samples), initial=done, desc=title, disable=fabric.global_rank > 0) as bar:
+        for place, (start, stop) in enumerate(todo):
+            wanted = todo[place:] if whole else [(start, stop)]
+            if not clock.allows(sum(b - a for a, b in wanted) * sum(_steady(batches))):
+                return batches
+            probs = {view: [] for view in parts.views}
+            for _ in range(start, stop, batch_size):
+                if not clock.allows(batch_size * sum(_steady(batches))):
+                    return batches
+                began = time.monotonic()
+                images, _, index = next(stream)
+                came = time.monotonic()
+                for view, rows in probs.items():
+                    rows.append(_probs(model, view_of(images, view)))
+                batches.append((len(index), came - began, time.monotonic() - came))
+                bar.update(len(index))
+            parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
+    return batches
+
+
+def _steady(batches: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
+    """Seconds a sample of waiting and of looking, without the first batch, which pays for starting, if there are more.
+
+    >>> _steady([(8, 60.0, 9.0), (8, 0.8, 1.6), (2, 0.2, 0.4)])
+    (0.1, 0.2)
+    """
+    counts, waiting, looking = zip(*(batches[1:] or batches or [(1, 0.0, 0.0)]), strict=True)
+    return sum(waiting) / sum(counts), sum(looking) / sum(counts)
 
 
 def view_of(images: torch.Tensor | dict[str, torch.Tensor], view: str) -> torch.Tensor | dict[str, torch.Tensor]:
