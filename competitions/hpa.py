@@ -89,10 +89,10 @@ def _clean_label(text: str, path: str | Path, row: int) -> str:
 
 
 def multi_hot(labels: pd.Series) -> np.ndarray:
-    """Label texts such as `0|5|16` as a float32 array, N x 19, of zeros and ones."""
+    """Label texts such as `0|5|16` as a float32 array, N x 19, of zeros and ones; an empty text is all zeros."""
     hot = np.zeros((len(labels), len(CLASSES)), np.float32)
     for row, text in enumerate(labels):
-        hot[row, [int(part) for part in text.split("|")]] = 1
+        hot[row, [int(part) for part in text.split("|") if part]] = 1
     return hot
 
 

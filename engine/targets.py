@@ -11,15 +11,17 @@ from engine.data import Samples
 from engine.samples import CropReader, split_key
 
 
-def soften(samples: Samples, path: str, classes: Sequence[str]) -> None:
-    """Replace the targets by the rows of a probabilities table, in place: --soft_labels.
-
-    UserError when a sample has no row.
+def soften(
+    samples: Samples, path: str, classes: Sequence[str], flag: str = "--soft_labels", which: np.ndarray | None = None
+) -> None:
+    """Replace the targets of the samples `which` (N,) bool, of all without it, by the rows of a probabilities table, in
+    place. UserError when such a sample has no row. flag: what named the table.
     """
     table = read_probabilities(path, classes)
-    keys = pd.DataFrame(image_and_cell(samples), columns=KEY)
-    rows = match_rows(keys, table, KEY, f"--soft_labels {path}", exact=False)
-    samples.targets = table[list(classes)].to_numpy(np.float32)[rows]
+    which = np.ones(len(samples.targets), bool) if which is None else which
+    keys = pd.DataFrame(image_and_cell(samples), columns=KEY)[which]
+    rows = match_rows(keys, table, KEY, f"{flag} {path}", exact=False)
+    samples.targets[which] = table[list(classes)].to_numpy(np.float32)[rows]
 
 
 def read_mask(path: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -55,10 +57,21 @@ def image_and_cell(samples: Samples) -> list[tuple[str, int]]:
     return [split_key(key) if cells else (key, 0) for key in samples.keys]
 
 
-def apply_targets(train: Samples, valid: Samples, soft: str | None, mask: str | None, classes: Sequence[str]) -> None:
-    """The flags --soft_labels (training samples only) and --labelmask (validation too), where they are given."""
+def apply_targets(
+    train: Samples, valid: Samples, soft: str | None, pseudo: str | None, mask: str | None, classes: Sequence[str]
+) -> None:
+    """The flags --soft_labels and --pseudo_labels (training samples only) and --labelmask (validation too), where they
+    are given. The soft labels are those of the split's samples, the pseudo-labels those of the others.
+    """
+    added = np.zeros(len(train.targets), bool)
+    if pseudo:
+        images = pd.Series([image for image, _ in image_and_cell(train)])
+        added = images.isin(read_probabilities(pseudo, classes)["ImageID"]).to_numpy()
+        if not added.any():
+            raise UserError(f"--pseudo_labels {pseudo}: none of its images is in --dataset; name their dataset, too")
+        soften(train, pseudo, classes, "--pseudo_labels", added)
     if soft:
-        soften(train, soft, classes)
+        soften(train, soft, classes, which=~added)
     if mask:
         table = read_mask(mask, classes)
         if not mask_labels(train, table) + mask_labels(valid, table):

@@ -16,7 +16,7 @@ from augment.crops import whole
 from common.errors import UserError
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
-from engine.external import add_external
+from engine.external import add_external, add_pseudo
 from engine.image_cells import Bags, LabelledImages
 from engine.samples import open_samples, read_fold
 from engine.targets import apply_targets
@@ -50,6 +50,9 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
         train_table = add_external(train_table, valid_table["ID"], args.external, every, args.external_groups)
+    if args.pseudo_labels:
+        held_out = valid_table["ImageID" if own else "ID"]
+        train_table = add_pseudo(train_table, held_out, args.pseudo_labels, competition.CLASSES)
     common = {
         "kind": "image" if args.cell == "image" else "cell",
         "root": args.img_path, "datasets": args.dataset, "flag": "--img_path",
@@ -57,7 +60,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     }  # fmt: skip
     train = open_all(args, images=train_table, name="training", augment=TRAIN[args.augment], **common)
     valid = open_all(args, images=valid_table, name="validation", augment=whole, **common)
-    apply_targets(train, valid, args.soft_labels, args.labelmask, competition.CLASSES)
+    apply_targets(train, valid, args.soft_labels, args.pseudo_labels, args.labelmask, competition.CLASSES)
     return train, valid
 
 
