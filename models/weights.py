@@ -1,10 +1,12 @@
-"""Trained weights into a network: from a file, from a package, from 3 channels to 4, from other classes."""
+"""Trained weights into a network: from a file, from a package, from 3 channels to 4, from other classes and sizes."""
 
 import re
 from collections.abc import Sequence
+from math import isqrt
 from pathlib import Path
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from common.errors import UserError, some
@@ -33,20 +35,19 @@ def first_line(error: Exception) -> str:
 def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> list[str]:
     """Start `net` from `source`: a file, or "efficientnet-lite0" for the packaged ImageNet weights.
 
-    A stem of 3 channels is widened to the net's (see `widen_stem`); the layers whose shapes differ (the classifier for
-    other classes) keep their random start and are returned by name. Weights of a plain timm or torchvision network go
-    into the backbone of a network with a head of ours. UserError when less than half of the net's weights are found:
-    those weights are of another architecture.
+    A stem of 3 channels is widened to the net's (see `widen_stem`), the position embedding of a transformer trained at
+    another size is interpolated; the layers whose shapes differ (the classifier for other classes) keep their random
+    start and are returned by name. Weights of a plain timm or torchvision network go into the backbone of a network
+    with a head of ours, those of a DINO checkpoint (DinoBloom) come from its teacher. UserError when less than half of
+    the net's weights are found: those weights are of another architecture.
     """
     own = net.state_dict()
-    prefix = "backbone." if any(name.startswith("backbone.") for name in own) else ""
-    core = [name for name in own if name.startswith(prefix)]
+    core = [name for name in own if name.startswith("backbone.")] or list(own)
     if source == PACKAGED:
         weights = _packaged(core)
     else:
         weights = {densenet_name(name): value for name, value in _state_dict(read_weights(source, flag)).items()}
-    if not weights.keys() & own.keys():
-        weights = {prefix + name: value for name, value in weights.items()}
+    weights = _renamed(weights, own)
     fitting = fitting_weights(weights, own)
     found = sum(own[name].numel() for name in fitting)
     if found < sum(own[name].numel() for name in core) / 2:
@@ -59,10 +60,20 @@ def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> 
 
 
 def _state_dict(content: dict) -> dict:
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "teacher", "student"):
         if isinstance(content.get(key), dict):
             return content[key]
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _renamed(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without a prefix that others write and with the one that we do, as most of them are in `own`."""
+    forms = [
+        {ours + name.removeprefix(theirs): value for name, value in weights.items() if name.startswith(theirs)}
+        for theirs in ("", "backbone.", "teacher.backbone.", "teacher.", "student.backbone.", "student.")
+        for ours in ("", "backbone.")
+    ]
+    return max(forms, key=lambda form: len(form.keys() & own.keys()))
 
 
 def densenet_name(name: str) -> str:
@@ -75,17 +86,31 @@ def densenet_name(name: str) -> str:
 
 
 def fitting_weights(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Those of `weights` that have the name and shape of one of `own`, a stem's widened."""
-    pairs = ((name, _fit(weights[name], own[name])) for name in own if name in weights)
+    """Those of `weights` that have the name and shape of one of `own`, a stem's and a position embedding's changed."""
+    pairs = ((name, _fit(name, weights[name], own[name])) for name in own if name in weights)
     return {name: value for name, value in pairs if value is not None}
 
 
-def _fit(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
-    """`value` as it fits `own`, its input channels widened if it is a stem; None when it does not fit."""
+def _fit(name: str, value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """`value` as it fits `own`: a stem's input channels widened, a position embedding interpolated; else None."""
     if value.shape == own.shape:
         return value
+    if name.endswith("pos_embed"):
+        return _resized(value, own)
     is_stem = value.ndim == own.ndim == 4 and value.shape[1] == 3 and value.shape[::2] == own.shape[::2]
     return widen_stem(value, own.shape[1]) if is_stem and value.shape[3] == own.shape[3] else None
+
+
+def _resized(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """A position embedding (1, tokens, width) of a square grid for another grid; what leads the grid stays as it is."""
+    if value.ndim != 3 or value.shape[2] != own.shape[2]:
+        return None
+    side = isqrt(own.shape[1])
+    leading = own.shape[1] - side**2  # such as the class token
+    grid = value.shape[1] - leading
+    if grid < 1 or isqrt(grid) ** 2 != grid:
+        return None
+    return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=leading)
 
 
 def widen_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Every network keeps the models' contract; weights get in from everywhere and refuse what does not fit."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from engine.optimizers import freeze_but_last
 from losses import LOSSES
 from models import Classifier, build
 from models.dropout import Cosines
-from models.weights import PACKAGED, load_pretrained, read_weights, widen_stem
+from models.weights import PACKAGED, fitting_weights, load_pretrained, read_weights, widen_stem
 
 ARCHS = [
     "class_densenet121_dropout", "class_densenet121_large_dropout", "class_densenet161_dropout",
@@ -145,6 +147,78 @@ def test_weights_of_a_plain_network_go_into_the_backbone(tmp_path):
     assert torch.equal(net.state_dict()[f"backbone.{block}"], plain.state_dict()[block])
     net = build("class_tf_efficientnet_lite0_dropout", num_classes=19, in_channels=4, image_size=64)
     assert load_pretrained(net, PACKAGED) == [name for name in net.state_dict() if name.startswith("head.")]
+
+
+def dino_file(path: Path, form: str, size: int = 64) -> tuple[str, dict[str, torch.Tensor]]:
+    """A small vision transformer of three channels in the forms that DINO's codes write; the file and its weights."""
+    torch.manual_seed(5)
+    weights = build("test_vit", 0, 3, size).state_dict()
+    teacher = {f"backbone.{name}": value for name, value in weights.items()}
+    heads = {"dino_head.mlp.0.weight": torch.zeros(4, 4), "ibot_head.last_layer.weight": torch.zeros(4, 4)}
+    student = {name: torch.zeros_like(value) for name, value in {**teacher, **heads}.items()}
+    contents = {
+        "DinoBloom": {"teacher": teacher | heads},
+        "DINO": {"student": student, "teacher": {f"module.{name}": value for name, value in teacher.items()}},
+        "prefixed": {f"teacher.{name}": value for name, value in teacher.items()}
+        | {f"student.{name}": value for name, value in student.items()},
+        "plain": weights | {"mask_token": torch.zeros(1, 64)},
+    }
+    torch.save(contents[form], path)
+    return str(path), weights
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "class_test_vit_dropout"])
+@pytest.mark.parametrize("form", ["DinoBloom", "DINO", "prefixed", "plain"])
+def test_foundation_checkpoints(tmp_path, form, arch):
+    """DINO's teacher goes into a network for larger images, with its positions interpolated."""
+    path, weights = dino_file(tmp_path / "dino.pth", form)
+    net = build(arch, 23, 3, 96)
+    fresh = load_pretrained(net, path)
+    assert fresh and all(name.startswith("head.") for name in fresh)
+    own = {name.removeprefix("backbone."): value for name, value in net.state_dict().items()}
+    assert all(torch.equal(own[name], value) for name, value in weights.items() if name != "pos_embed")
+    assert own["pos_embed"].shape == (1, 37, 64) and weights["pos_embed"].shape == (1, 17, 64)
+    assert torch.equal(own["pos_embed"][:, 0], weights["pos_embed"][:, 0])
+    assert net.eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 23)
+
+
+def test_positions_between_others():
+    """A grid that rises from left to right still does at another size, about the same mean."""
+    grid = torch.arange(4.0).repeat(4, 1).reshape(1, 16, 1)
+    wide = fitting_weights({"pos_embed": grid}, {"pos_embed": torch.zeros(1, 64, 1)})["pos_embed"].reshape(8, 8)
+    assert (wide.diff(dim=1) > 0).all() and wide.diff(dim=0).abs().max() < 1e-5
+    assert wide.mean() == pytest.approx(1.5, abs=1e-5)
+    for shape in ((1, 18, 64), (1, 17, 32), (17, 64)):  # no square, another width, no tokens
+        assert not fitting_weights({"pos_embed": torch.zeros(shape)}, {"pos_embed": torch.zeros(1, 37, 64)})
+
+
+def test_checkpoints_of_other_networks_are_refused(tmp_path):
+    path, _ = dino_file(tmp_path / "dino.pth", "DinoBloom")
+    for arch in ("test_vit3", "test_resnet", "vit_tiny_patch16_224"):
+        with pytest.raises(UserError, match=r"--pretrained .*dino.pth does not fit --arch: .* only \d+ of"):
+            load_pretrained(build(arch, 23, 3, 64), path)
+    torch.save({"teacher": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="does not fit --arch: of its weights"):
+        load_pretrained(build("test_vit", 23, 3, 64), path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "million"),
+    [
+        ("tf_efficientnetv2_m", 512, 54.1), ("vit_large_patch16_224", 224, 304.3), ("nextvit_large", 384, 57.9),
+        ("vit_base_patch14_dinov2", 224, 86.6), ("tiny_vit_21m_512", 512, 21.3),
+    ],
+)  # fmt: skip
+def test_published_networks_of_cytologia(name, size, million):
+    """They can be built for their sizes by timm's name, and their last blocks be trained alone."""
+    with torch.device("meta"):
+        net = build(name, 24, 3, size)
+        assert net(torch.zeros(1, 3, size, size)).shape == (1, 24)
+    assert sum(weight.numel() for weight in net.parameters()) / 1e6 == pytest.approx(million, rel=0.03)
+    freeze_but_last(net, 1)
+    trained = [weight.requires_grad for weight in net.parameters()]
+    assert any(trained) and not trained[0]
 
 
 def old_name(name: str) -> str:

@@ -16,6 +16,7 @@ from small_data import make_small_data, train_flags
 import train
 from common.errors import UserError
 from engine import checkpoints
+from models import build
 
 
 @pytest.fixture
@@ -139,6 +140,26 @@ def test_weights_of_another_run(data):
     torch.testing.assert_close(first[weight], second[weight], atol=1e-6, rtol=0)
     with pytest.raises(UserError, match="holds another network: --arch test_resnet"):
         train.main([*flags, "--arch", "resnet18", "--out_dir", "third"])
+
+
+def test_the_last_blocks_of_a_foundation_network(data, tmp_path):
+    """DINO's file of three channels at another size: what is frozen stays as it is there, the last block learns."""
+    weights = build("test_vit", 0, 3, 96).state_dict()
+    torch.save({"teacher": {f"backbone.{name}": value for name, value in weights.items()}}, tmp_path / "dino.pth")
+    more = ["--arch", "test_vit", "--pretrained", str(tmp_path / "dino.pth"), "--train_blocks", "1", "--epochs", "1"]
+    train.main(train_flags(data, *more, "--optimizer", "AdamW", "--weight_decay", "0.1"))
+    after = checkpoints.read(run_folder(data) / "001.pth", "")["model"]
+    last = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    for name, value in weights.items():
+        own = after[f"net.{name}"]
+        if name.startswith((f"blocks.{last}.", "norm.")):
+            assert not torch.equal(own, value), name
+        elif name not in ("pos_embed", "patch_embed.proj.weight"):
+            assert torch.equal(own, value), name
+    assert after["net.pos_embed"].shape == (1, 5, 64)
+    assert torch.equal(after["net.patch_embed.proj.weight"][:, 3], weights["patch_embed.proj.weight"][:, 0])
+    with pytest.raises(UserError, match="dino.pth does not fit --arch"):
+        train.main(train_flags(data, *more, "--arch", "test_vit3", "--out_dir", "other"))
 
 
 def test_image_mode_and_balanced_draws(data):
