@@ -198,6 +198,9 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
     if args.scheduler in SHAPES and not args.lr:
         raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
+    for name in ("soft_labels", "pseudo_labels", "labelmask", "external"):
+        if finder and getattr(args, name):
+            raise UserError(f"--{name} is for classifiers, and --arch {args.arch} finds cells")
     for name in ("metadata", "root_dir") if finder else ("img_path",):
         if getattr(args, name) is None:
             raise UserError(f"--arch {args.arch} needs --{name}")

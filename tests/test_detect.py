@@ -209,6 +209,7 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
         (["--arch", "centernet_vit_tiny_patch16_224"], "--arch: vit_tiny_patch16_224 cannot be a CenterNet's backbone"),
         (["--arch", "yolox_huge"], "yolox_huge is not known"),
         (["--root_dir", "none"], "--root_dir does not exist: none"),
+        (["--pseudo_labels", "x.csv"], f"--pseudo_labels is for classifiers, and --arch {ARCH} finds cells"),
         (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
     ],
 )
