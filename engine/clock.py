@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 
 MARGIN = 1.25  # what is to begin gets so many times the time that it should take by what was measured
+NO_TIME = "no time was left"
 
 
 def parse_duration(text: str, flag: str = "--time_limit") -> int:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from common.errors import UserError
-from engine.clock import MARGIN, Clock
+from engine.clock import MARGIN, NO_TIME, Clock
 from engine.predict import Tally
 
-NO_TIME = "no time was left"
 FIRST_WRITING = 0.05  # of the time that is left at the start: kept for writing a submission until that is measured
 
 
@@ -120,9 +119,9 @@ def run_passes(
     """Make as many of the passes as the clock allows, in order: those that are done, and the others with the reason.
 
     look(pass, its clock, whether to give up early) predicts; convert(model, passes done) makes its table;
-    combine(passes done) the submission, and says whether they suffice for one. With a limit they follow each pass, else they come once at the end. A pass
-    begins only if it, in as many of its views as fit, will end in time together with what follows it. One that fails is
-    left out, the others go on.
+    combine(passes done) makes the submission and says whether they suffice for one. With a limit they follow each pass,
+    else they come once at the end. A pass begins only if it, in as many of its views as fit, will end in time together
+    with what follows it. One that fails is left out, the others go on.
     """
     costs, done, left = Costs(samples, FIRST_WRITING * clock.left() if clock.limited else 0.0), [], []
     queue = deque(passes)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -81,12 +80,12 @@ def _predict_parts(fabric, model, samples, parts, batch_size, workers, title, cl
             for _ in range(start, stop, batch_size):
                 if not clock.allows(batch_size * sum(_steady(batches))):
                     return batches
-                began = time.monotonic()
+                began = clock.now()
                 images, _, index = next(stream)
-                came = time.monotonic()
+                came = clock.now()
                 for view, rows in probs.items():
                     rows.append(_probs(model, view_of(images, view)))
-                batches.append((len(index), came - began, time.monotonic() - came))
+                batches.append((len(index), came - began, clock.now() - came))
                 bar.update(len(index))
             parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
     return batches
