@@ -152,6 +152,24 @@ def test_only_detectors_of_all_classes_say_which(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_yolox_starts_from_its_coco_weights(data, tmp_path, capsys):
+    """Megvii's file, of 80 classes, through train.py: of one class only the class layers begin anew."""
+    config = pytest.importorskip("yolox.config", reason="pixeltable-yolox is not installed").YoloxConfig
+    donor = config.get_named_config("yolox_nano").get_model().state_dict()
+    torch.save({"model": donor}, tmp_path / "yolox_nano.pth")
+    more = ["--arch", "yolox_nano", "--pretrained", str(tmp_path / "yolox_nano.pth"), "--optimizer", "SGD"]
+    still = ["--lr", "1e-12", "--weight_decay", "0", "--ema", "0", "--epochs", "1", "--augment", "yolox"]
+    train.main(train_flags(data, "--out_dir", "Yolox", "--mosaic_epochs", "1", *more, *still))
+    assert "layers with a random start: head.cls_preds.0.weight" in capsys.readouterr().out
+    own = torch.load(data / "results/models/Yolox/fold0/best.pth", weights_only=True)["model"]
+    for name, value in donor.items():
+        if "cls_preds" in name:
+            assert len(own[name]) == 1
+        elif "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(own[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
 def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
     """From the marked cells through every script to the score, with classes of the user's own."""
     assert segment.main(segment_flags(data, tmp_path, "--finder", "truth")) is None
