@@ -4,7 +4,10 @@
 position in the epoch as well, so that training goes on from it exactly.
 """
 
+import copy
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +30,24 @@ def epoch_name(epoch: int) -> str:
 def save(content: dict, path: Path) -> None:
     """Write a checkpoint atomically; equal contents give equal bytes."""
     with atomic(path) as temporary, temporary.open("wb") as file:  # by a path, its name is in the file
-        torch.save(content, file)
+        try:
+            torch.save(_with_one_text(content), file)
+        except RuntimeError as error:  # torch's end of the file, which is not written either when the disk is full
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def _with_one_text(content: Any) -> Any:
+    """The same content, in which equal texts are one object: of those a pickle has a reference, of others a copy."""
+    if isinstance(content, str):
+        return sys.intern(content)
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_with_one_text, content))
+    if not isinstance(content, dict):
+        return content
+    same = copy.copy(content)  # a state dict has attributes, too
+    same.clear()
+    same.update((_with_one_text(key), _with_one_text(value)) for key, value in content.items())
+    return same
 
 
 def read(path: str | Path, flag: str) -> dict:
