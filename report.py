@@ -88,6 +88,7 @@ class Report:
         self.args, self.results, self.competition = args, results, competition_of(args, results)
         self.score = scores.read_scores(results, args.submission or (), args.names or ())
         self.skipped: list[str] = []
+        self.stages: Sequence[pipeline.Stage] = ()
         self.shown: gallery.Shown | None = None
 
     def write(self) -> bytes:
@@ -103,7 +104,9 @@ class Report:
         if self.competition.classes:
             about += f", classes {some(self.competition.classes, 6)}"
         links = [tag("a", name, href=f"#{anchor(name)}") for name in parts]
-        result = scores.result(self.score, self.competition.SCORE) if self.score else training.result(self.results.runs)
+        facts = [(stage.title, stage.fact) for stage in self.stages[:4]]
+        result = training.result(self.results.runs) if self.score is None else \
+            scores.result(self.score, self.competition.SCORE, facts)  # fmt: skip
         head = tag("header", tag("p", "Podium", class_="eyebrow"), tag("h1", title), tag("p", about, class_="about"),
                    result, tag("nav", *links))  # fmt: skip
         return page(f"{title} – Podium", head, tag("main", *made))
@@ -120,7 +123,9 @@ class Report:
         """What was run, and how long it took."""
         commands = [command for path in self.results.files["times"] for command in read_commands(path)]
         score = (self.competition.SCORE, self.score.main.mean) if self.score else None
-        return pipeline.pipeline(pipeline.stages(self.results, commands, score), commands)
+        submission = self.args.submission[-1] if self.args.submission else None
+        self.stages = pipeline.stages(self.results, commands, score, submission)
+        return pipeline.pipeline(self.stages, commands)
 
     def scores(self) -> Html:
         """The scores of the classes."""

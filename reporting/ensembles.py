@@ -13,7 +13,7 @@ from reporting.html import Html, folded, join, number, section, table, tag
 TITLE = "Ensemble"
 NOTE = (
     "What each model counts, within its kind (cell or image), and how much alike two models' opinions are: Pearson's "
-    "correlation of their probabilities over all cells, the mean of the classes. Models that agree less bring more."
+    "correlation of their probabilities over all cells, the classes' mean. Those that agree less have more to add."
 )
 
 

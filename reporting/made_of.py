@@ -61,7 +61,7 @@ def weights_of(results: Results, run: Run) -> tuple:
     if not paths:
         return text("not here"), "–", text("–")
     names = ", ".join(path.name for path in paths)
-    digests = tag("code", ", ".join(digest(path)[:12] for path in paths))
+    digests = tag("code", ", ".join(digest(path)[:8] for path in paths))
     return text(names), number(paths[0].stat().st_size / 1e6, 1), text(digests)
 
 

@@ -1,6 +1,7 @@
 """The road that was run, as a row of stages with what each made and how long it took."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -27,8 +28,12 @@ class Stage(NamedTuple):
     spent: Spent | None
 
 
-def stages(results: Results, commands: Sequence[Command], score: tuple[str, float] | None) -> list[Stage]:
-    """The stages of which the folder has something, in their order; score: what it is called, and the value."""
+def stages(
+    results: Results, commands: Sequence[Command], score: tuple[str, float] | None, submission: str | None
+) -> list[Stage]:
+    """The stages of which the folder has something, in their order; score: what it is called, and the value;
+    submission: the one that counts, if not the outermost.
+    """
     made = [
         ("Find the cells", "segment.py", cells_made(results)),
         ("Make folds", "makefolds.py", folds_made(results)),
@@ -36,7 +41,7 @@ def stages(results: Results, commands: Sequence[Command], score: tuple[str, floa
         ("Predict", "test.py", predictions_made(results)),
         ("Average", "convertpredictions.py", files_made(results, "table", "table of probabilities", "tables")),
         ("Combine", "ensemble.py", files_made(results, "combined", "combination", "combinations")),
-        ("Submit", "submit.py" if not results.files["combined"] else "ensemble.py", submission_made(results)),
+        ("Submit", "ensemble.py" if results.files["combined"] else "submit.py", submission_made(results, submission)),
         ("Score", "evaluate.py", (f"{score[1]:.4f}", [score[0]]) if score else None),
     ]
     return [
@@ -58,13 +63,15 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def cells_made(results: Results) -> Made | None:
     """How many cells were found in how many images of each cells table."""
     total, parts = 0, []
+    stems = [path.stem for path in results.files["cells"]]
     for path in results.files["cells"]:
         own = columns(path, ["ImageID", "keep"])
         kept = own[own["keep"] != 0] if "keep" in own else own
         total += len(kept)
         images = plural(own["ImageID"].nunique(), "image")
         dropped = f", {len(own) - len(kept):,} at borders dropped" if len(own) > len(kept) else ""
-        parts.append(f"{path.stem.removesuffix('_cell')}: {len(kept):,} in {images}{dropped}")
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
+        parts.append(f"{name.removesuffix('_cell')}: {len(kept):,} in {images}{dropped}")
     return (plural(total, "cell"), parts) if parts else None
 
 
@@ -98,11 +105,13 @@ def files_made(results: Results, kind: str, one: str, many: str) -> Made | None:
     return (plural(len(paths), one, many), [some(names, 4)]) if names else None
 
 
-def submission_made(results: Results) -> Made | None:
-    """The submission: the outermost one."""
-    paths = results.files["submission"]
-    size = paths[0].stat().st_size / 1e6 if paths else 0
-    return (f"{size:,.1f} MB", [results.name(paths[0])]) if paths else None
+def submission_made(results: Results, submission: str | None) -> Made | None:
+    """The submission's size."""
+    path = Path(submission) if submission else next(iter(results.files["submission"]), None)
+    if path is None or not path.is_file():
+        return None
+    size = path.stat().st_size
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB", [results.name(path)]
 
 
 def pipeline(parts: Sequence[Stage], commands: Sequence[Command]) -> Html:

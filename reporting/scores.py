@@ -1,6 +1,6 @@
 """The scores: what was reached beside the baselines, and each class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,8 +73,7 @@ def read_scores(results: Results, submissions: Sequence[str], names: Sequence[st
     steps = [score for score in found if alike(score, main)]
     if not submissions:
         steps.sort(key=lambda score: (score is main, score.mean))
-    others += [score for score in found if not alike(score, main)]
-    return Scores(main, steps, [score for score in others if not alike(score, main)])
+    return Scores(main, steps, others + [score for score in found if not alike(score, main)])
 
 
 def _rank(path: Path) -> tuple:
@@ -93,17 +92,21 @@ def call(name: str) -> str:
     return "/".join(filter(None, [folder, stem]))
 
 
-def result(scores: Scores, name: str) -> Html:
-    """For the page's head: the score, how far above the simplest step it is, and all steps as bars."""
+def result(scores: Scores, name: str, facts: Iterable[tuple[str, str]]) -> Html:
+    """For the page's head: the score, called `name`, how far above the simplest step it is, and all steps as bars;
+    without steps some facts about the run.
+    """
     first, main = scores.steps[0], scores.main
     above = below = None
     if first is not main:
         gain = main.mean - first.mean
-        above = tag("p", tag("strong", f"{gain:+.4f}"), f" against {first.name}", class_="gain")
-        better = [score.name for score in scores.steps if score.mean > main.mean]
+        above = tag("p", tag("strong", f"{gain:+.4f}".replace("-", "−")), f" against {first.name}", class_="gain")
+        better = [score.name for score in scores.steps[1:] if score.mean > main.mean]
         below = tag("p", f"Below {some(better)}", class_="gain") if better else None
     big = tag("p", number(main.mean, 4), class_="big")
-    return tag("div", tag("div", big, tag("p", name), above, below), ladder(scores) if above else None, class_="result")
+    known = [tag("div", tag("dt", what), tag("dd", fact)) for what, fact in facts]
+    beside = ladder(scores) if above else tag("dl", *known)
+    return tag("div", tag("div", big, tag("p", name), above, below), beside, class_="result")
 
 
 def ladder(scores: Scores) -> Html:
@@ -130,7 +133,7 @@ def classes(scores: Scores, name: str) -> Html:
     note = [f"{name}. Bar: {scores.main.name}", f"; tick: {before.name}." if before else "."]
     missing = scores.main.table[scores.main.column].isna().sum()
     note.append(f" {missing} classes have no truth to score against." if missing else "")
-    others = [folded(["Also scored: ", score.name], score_table(score, [score], None)) for score in scores.others]
+    others = [folded(f"Also scored: {score.name}", score_table(score, [score], None)) for score in scores.others]
     return section(TITLE, "".join(note), score_table(scores.main, scores.steps, before), *others)
 
 
