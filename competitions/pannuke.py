@@ -15,7 +15,6 @@ from cells.masks import decode_mask, encode_label_image
 from cells.overlaps import cut_mask, remove_overlaps
 from cells.table import CELL_COLUMNS, KEY, match_rows, read_table, write_table
 from common.errors import UserError
-from common.files import atomic
 from competitions import pannuke_files
 from competitions.pannuke_files import image_files as image_files
 from competitions.pannuke_files import read_image as read_image
@@ -183,12 +182,8 @@ def write_submission(
 
 def _write_arrays(path: Path, images: Sequence[str], size: list[int], table: pd.DataFrame, channels: int) -> None:
     find = finds(table, channels)
-    with atomic(path) as temporary:
-        shape = (len(images), *size, channels + 1)
-        arrays = np.lib.format.open_memmap(temporary, "w+", np.uint16, shape)
-        for place, image_id in enumerate(images):
-            arrays[place] = find(image_id, tuple(size))
-        arrays.flush()
+    parts = (find(image_id, tuple(size)) for image_id in images)
+    pannuke_files.write_array(path, np.uint16, (len(images), *size, channels + 1), parts)
 
 
 def finds(table: pd.DataFrame, channels: int) -> Callable[[str, tuple[int, int]], np.ndarray]:

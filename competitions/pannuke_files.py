@@ -10,7 +10,7 @@ Files: `images/<ImageID>.png`, `masks/<ImageID>.npz` with an array `masks` (H, W
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import pandas as pd
 from cells.images import ImageError, list_images, read_rgb
 from cells.table import match_rows, read_table
 from common.errors import UserError, some
-from common.files import existing, safe_name
+from common.files import atomic, existing, safe_name
 
 
 class Fold(NamedTuple):
@@ -80,6 +80,18 @@ def open_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as an array of numbers or texts: {error}") from None
+
+
+def write_array(path: str | Path, dtype: type, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Write a .npy file of this shape atomically, part after part along its first axis.
+
+    Not memory-mapped: that ends the process when the disk is full.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
 def _is_number(array: np.ndarray) -> bool:
@@ -144,8 +156,8 @@ def _npz(path: Path) -> np.ndarray:
     try:
         with np.load(existing(path, "masks"), allow_pickle=False) as file:
             return file["masks"]
-    except (ValueError, EOFError, KeyError, OSError) as error:
-        raise ImageError(f"{path} cannot be read as a file with an array `masks`: {error}") from None
+    except Exception as error:  # a damaged zip file can fail in any way
+        raise ImageError(f"{path} cannot be read as a file with an array `masks`: {error}") from error
 
 
 def _whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.ndarray:

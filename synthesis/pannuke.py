@@ -4,7 +4,6 @@ Types differ as in sections: neoplastic nuclei are large, uneven, with nucleoli;
 connective ones slender, along the fibres; dead ones shrunken, black, in a red cell; epithelial ones even and pale.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from common.files import atomic
 from common.seeds import rng
+from competitions import pannuke_files
 from synthesis import pictures
 from synthesis.channels import smooth_noise
 from synthesis.pictures import Request, bleach, density, fill, outline, rim, stain
@@ -117,9 +117,9 @@ def write_tables(out_dir: Path, request: Request, counts: dict[str, int]) -> dic
         folder = Path(out_dir) / OUTPUTS[fold]
         files = [image_files(out_dir, request, "train", index) for index in tiles]
         images = (cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path, _ in files)
-        _write_array(folder / "images.npy", np.uint8, (len(tiles), *shape, 3), images)
+        pannuke_files.write_array(folder / "images.npy", np.uint8, (len(tiles), *shape, 3), images)
         masks = (_channels(_read_codes(path)) for _, path in files)
-        _write_array(folder / "masks.npy", np.uint16, (len(tiles), *shape, len(CLASSES) + 1), masks)
+        pannuke_files.write_array(folder / "masks.npy", np.uint16, (len(tiles), *shape, len(CLASSES) + 1), masks)
         with atomic(folder / "types.npy") as temporary:
             np.save(temporary, np.array([tissue_of(request, index) for index in tiles], dtype="<U13"))
         total += sum(int(_read_codes(path).max()) // 8 for _, path in files)
@@ -134,15 +134,6 @@ def _channels(codes: np.ndarray) -> np.ndarray:
     """A tile's nuclei as the six channels of masks.npy."""
     channels = [np.where(codes % 8 == kind, codes // 8, 0) for kind in range(1, len(CLASSES) + 1)]
     return np.stack([*channels, codes == 0], axis=-1).astype(np.uint16)
-
-
-def _write_array(path: Path, dtype: type, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
-    """Write a .npy file part after part along its first axis."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
 def draw_image(request: Request, split: str, index: int) -> Tile:
