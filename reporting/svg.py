@@ -77,7 +77,7 @@ def ticks(low: float, high: float, whole: bool = False) -> np.ndarray:
     """
     if not (np.isfinite(low) and np.isfinite(high)):
         low, high = 0.0, 1.0
-    if low == high:
+    if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-8):  # one value, but for what a float forgets
         low, high = low - abs(low) / 2 - 0.1, high + abs(high) / 2 + 0.1
     rough = (high - low) / 5
     power = 10.0 ** np.floor(np.log10(rough))
