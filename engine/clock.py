@@ -70,12 +70,12 @@ class Clock:
 def start_clock(limit: str | None, used: float = 0.0) -> Clock:
     """The clock of a run with --time_limit `limit` (None: without end), of which `used` seconds are gone.
 
-    It ends a little earlier, 1 % and at least two seconds, as a process takes time to leave.
+    It ends a little earlier, 1 % and at least five seconds, as a process takes time to leave.
     """
     if limit is None:
         return Clock()
     seconds = parse_duration(limit)
-    return Clock(time.monotonic() + seconds - used - max(2.0, seconds / 100))
+    return Clock(time.monotonic() + seconds - used - max(5.0, seconds / 100))
 
 
 def process_age() -> float:

@@ -123,16 +123,16 @@ def run_passes(
     else they come once at the end. A pass begins only if it, in as many of its views as fit, will end in time together
     with what follows it. One that fails is left out, the others go on.
     """
-    costs, done, left = Costs(samples, FIRST_WRITING * clock.left() if clock.limited else 0.0), [], []
+    costs = Costs(samples, FIRST_WRITING * clock.left() if clock.limited else 0.0)
+    done, left, fresh = [], [], []  # fresh: done, and not in the submission yet
     queue = deque(passes)
     while queue:
         wanted = queue.popleft()
-        own = as_it_fits(wanted, done, clock, costs)
+        own = as_it_fits(wanted, done, fresh, clock, costs)
         if own is None:
             left.append((wanted, NO_TIME))
             continue
-        began = clock.now()
-        reserve = MARGIN * costs.of_writing(*writing(own, done))
+        began, reserve = clock.now(), MARGIN * costs.of_writing(*writing([*done, own], [*fresh, own]))
         try:
             tally = look(own, clock.minus(reserve), bool(done))
         except (UserError, RuntimeError) as error:
@@ -143,37 +143,42 @@ def run_passes(
             left.append((wanted, NO_TIME))
             continue
         done.append(own)
+        fresh.append(own)
         if len(own.views) < len(wanted.views):
             queue.appendleft(wanted._replace(views=wanted.views[len(own.views) :]))
-        if clock.limited:
-            write(own, done, clock, costs, convert, combine)
-    if done and not clock.limited:
-        for model in dict.fromkeys(own.model for own in done):
-            convert(model, done)
-        combine(done)
+        if clock.limited and tally.looked:  # what an earlier run did may be in its submission already
+            write(done, fresh, clock, costs, convert, combine)
+            fresh = []
+    if fresh:
+        write(done, fresh, clock, costs, convert, combine)
     return done, left
 
 
-def as_it_fits(wanted: Pass, done: Sequence[Pass], clock: Clock, costs: Costs) -> Pass | None:
+def as_it_fits(wanted: Pass, done: list[Pass], fresh: list[Pass], clock: Clock, costs: Costs) -> Pass | None:
     """The pass in as many of its views as there is time for, together with the submission after it; None for none."""
     for count in range(len(wanted.views), 0, -1):
         own = wanted._replace(views=wanted.views[:count])
-        if clock.allows(MARGIN * (costs.of(own) + costs.of_writing(*writing(own, done)))):
+        if clock.allows(MARGIN * (costs.of(own) + costs.of_writing(*writing([*done, own], [*fresh, own])))):
             return own
     return None
 
 
-def writing(own: Pass, done: Sequence[Pass]) -> tuple[int, int]:
-    """How many files of the model of `own` there will be to convert after it, and how many models' tables."""
-    files = len(own.views) + sum(len(other.views) for other in done if other.model == own.model)
-    return files, len({own.model, *(other.model for other in done)})
+def writing(done: Sequence[Pass], fresh: Sequence[Pass]) -> tuple[int, int]:
+    """How many files there are to convert for a submission of `done` when those of `fresh` are new, and how many tables
+    to combine.
+    """
+    changed = {own.model for own in fresh}
+    return sum(len(own.views) for own in done if own.model in changed), len({own.model for own in done})
 
 
-def write(own: Pass, done: Sequence[Pass], clock: Clock, costs: Costs, convert: Callable, combine: Callable) -> None:
-    """Bring the submission up to date after the pass `own`, the last of `done`."""
+def write(
+    done: Sequence[Pass], fresh: Sequence[Pass], clock: Clock, costs: Costs, convert: Callable, combine: Callable
+) -> None:
+    """Bring the submission up to date with all of `done`, of which `fresh` is new."""
     began = clock.now()
-    convert(own.model, done)
+    for model in dict.fromkeys(own.model for own in fresh):
+        convert(model, done)
     converted = clock.now()
     if combine(done):
-        files, tables = writing(own, done[:-1])
+        files, tables = writing(done, fresh)
         costs.learn_writing(files, converted - began, tables, clock.now() - converted)

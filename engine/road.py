@@ -52,6 +52,10 @@ class Road:
         self.models = find_models(args, self.config, self.competition)
         self.views, self.seeds = parse_views(args.views), predict.parse_seeds(args.seeds)
 
+    def write_blank(self) -> None:
+        """Write a submission in which no image has cells."""
+        write_blank(self.out, self.images, self.competition)
+
     def find_cells(self) -> segment.Outcome:
         """Run segment.py; with a limit it has FINDING of the time."""
         folders = {name: str(self.work / place) for name, place in FOLDERS.items()}
@@ -80,8 +84,9 @@ class Road:
         )  # fmt: skip
         began = clock.now()
         (tally,) = predict.predict(flags, fabric, clock, whole)
-        rest = f", {show_duration(self.clock.left())} left" if self.clock.limited else ""
-        say(f"{own}: {len(own.views)} views in {show_duration(clock.now() - began)}{rest}")
+        took = f"{own}: {len(own.views)} views in {show_duration(clock.now() - began)}"
+        stopped = f", stopped with {tally.left} samples left" if tally.left else ""
+        say(took + stopped + (f"; {show_duration(self.clock.left())} left" if self.clock.limited else ""))
         return tally
 
     def convert(self, model: Model, done: Sequence[Pass]) -> None:
@@ -126,11 +131,12 @@ class Road:
         given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         return script.get_args_parser().parse_args([*map(str, words), *given])
 
-    def write_blank(self) -> None:
-        """Write the submission that says of each image what the competition takes for an image without cells."""
-        kinds = dict.fromkeys(COLUMNS, float) | CELL_COLUMNS | dict.fromkeys(BOX, float)
-        cells = pd.DataFrame({name: pd.Series(dtype=object if kind is str else kind) for name, kind in kinds.items()})
-        self.competition.write_submission(self.out, self.images, cells, np.zeros((0, len(self.competition.CLASSES))))
+
+def write_blank(out: Path, images: pd.DataFrame, competition: Competition) -> None:
+    """Write the submission that says of each image what the competition takes for an image without cells."""
+    kinds = dict.fromkeys(COLUMNS, float) | CELL_COLUMNS | dict.fromkeys(BOX, float)
+    cells = pd.DataFrame({name: pd.Series(dtype=object if kind is str else kind) for name, kind in kinds.items()})
+    competition.write_submission(out, images, cells, np.zeros((0, len(competition.CLASSES))))
 
 
 def find_models(args: Namespace, config: Path, competition: Competition) -> list[Model]:
