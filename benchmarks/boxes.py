@@ -1,11 +1,13 @@
-"""How long the boxes of a whole test set take: NMS, fusion over folds, the count of each image, and the scores.
+"""How long the boxes of a whole test set take: decoding, NMS, fusion over folds, the count of each image, the scores.
 
     python benchmarks/boxes.py [--images 20751] [--folds 4] [--boxes 10] [--plain_images 2000]
 
 The size of the Cytologia challenge's test set: every fold's network gives about --boxes boxes an image at confidence
 .001. Ours treats all images in one call; the plain way goes image by image through torchvision's NMS, the package
 ensemble-boxes, pycocotools and a loop for the challenge's score, on the first --plain_images images only (its figure
-for all images is reckoned from that). Both ways must give the same numbers.
+for all images is reckoned from that). Both ways must give the same numbers. Decoding is that of CenterNet and YOLOX at
+512 pixels, from the networks' last layer to boxes, of --decoded images in batches of 8, reckoned for all images and
+folds; a network's own output takes memory, so that it is not kept for all images.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,7 +34,11 @@ from cells.box_fusion import Fused, fuse, merge_centres
 from cells.boxes import giou, nms, top
 from metrics.box_class import best_prediction
 from metrics.box_map import BOX, coco_ap
+from models.centernet import decode as decode_maps
+from models.yolox import YOLOX
+from models.yolox import decode as decode_places
 
+BATCH, DECODED = 8, 512  # images at once, and the pixels that networks see them at
 SIDE, NMS, WBF, SKIP, RADIUS = 370, 0.3, 0.25, 1e-4, 12  # pixels, and the published settings
 
 
@@ -41,6 +48,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--boxes", type=int, default=10, help="boxes that a fold finds in an image, about")
     parser.add_argument("--plain_images", type=int, default=2000)
+    parser.add_argument("--decoded", type=int, default=80, help="images whose networks' outputs are decoded")
     return parser
 
 
@@ -137,6 +145,31 @@ def best_plainly(truth: pd.DataFrame, found: pd.DataFrame) -> np.ndarray:
     ])  # fmt: skip
 
 
+def centernet_decodes() -> Callable[[], Any]:
+    """Decoding of a batch of heatmaps, offsets and sizes as a network of random weights gives them."""
+    heatmap, offset, size = (torch.randn(BATCH, channels, DECODED // 4, DECODED // 4) for channels in (1, 2, 2))
+    return lambda: decode_maps(heatmap - 4, offset, size, None, 100)
+
+
+def yolox_decodes() -> Callable[[], Any]:
+    """The same of all places of YOLOX's three maps."""
+    sides = [DECODED // stride for stride in (8, 16, 32)]
+    places = torch.cat([
+        torch.stack([*torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"),
+                     torch.full((side, side), DECODED // side)], dim=2).reshape(-1, 3) for side in sides
+    ])  # fmt: skip
+    raw = torch.randn(BATCH, len(places), 6)
+    raw[..., 4] = raw[..., 4] * 2 - 10  # objectness: 3 % of the places are surer than the threshold
+    settings = SimpleNamespace(threshold=0.001, nms_iou=NMS, top_k=300)
+
+    def work() -> None:
+        boxes, scores = decode_places(raw, places), raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
+        for one in zip(boxes, scores, strict=True):
+            YOLOX.best(settings, *one)
+
+    return work
+
+
 def timed(function: Callable, *args) -> tuple[Any, float]:
     start = time.perf_counter()
     result = function(*args)
@@ -152,10 +185,17 @@ def main() -> None:
     args = get_args_parser().parse_args()
     truth, found = make_boxes(args.images, args.folds, args.boxes)
     few_truth, few = (table[table["image"] < args.plain_images] for table in (truth, found))
-    share = len(few) / len(found)
     print(f"{args.images} images, {len(found)} boxes of {args.folds} folds; plain: {args.plain_images} images")
     for work in (fuse_all, lambda table, _: coco_ap(few_truth, table, 23)):  # compile
         work(few, args.folds)
+    for name, work in (("CenterNet", centernet_decodes()), ("YOLOX", yolox_decodes())):
+        work()
+        start = time.process_time()  # short pieces of work are cut up by other programs
+        for _ in range(args.decoded // BATCH):
+            work()
+        share = args.decoded // BATCH * BATCH / args.images / args.folds
+        print(f"{'decode, ' + name:34s} {(time.process_time() - start) / share:8.2f} s of CPU")
+    share = len(few) / len(found)
     fused, ours = timed(fuse_all, found, args.folds)
     plain, seconds = timed(fuse_plainly, few, args.folds)
     report("NMS in each fold, WBF over folds", ours, seconds, share, same(fused, plain))

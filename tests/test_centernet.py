@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from losses.heatmap_focal import HeatmapFocal
-from models.centernet import UNIT, Centres, centernet, decode, draw_heatmap, find_centres, gaussian_radius
+from models.centernet import (
+    UNIT,
+    Centres,
+    centernet,
+    decode,
+    draw_heatmap,
+    find_centres,
+    gaussian_radius,
+    highest_near,
+)
 from models.weights import PACKAGED, load_pretrained
 
 MEAN, STD = (0.5, 0.4, 0.3, 0.5), (0.2, 0.2, 0.2, 0.2)
@@ -25,6 +34,12 @@ def target(*boxes, labels=None) -> dict[str, torch.Tensor]:
 def small(num_classes=1, channels=3, name="resnet18", **options):
     torch.manual_seed(0)
     return centernet(name, num_classes, channels, MEAN[:channels], STD[:channels], **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 1, 1, 1), (1, 2, 1, 6)])
+def test_the_highest_near_is_a_maximum_pooling(shape):
+    values = torch.rand(shape)
+    assert torch.equal(highest_near(values), torch.nn.functional.max_pool2d(values, 3, 1, 1))
 
 
 def test_radius_by_hand():
