@@ -249,7 +249,7 @@ def decode(
 
 
 def highest_near(values: torch.Tensor) -> torch.Tensor:
-    """The highest of the 3 x 3 about each of values (..., h, w) from 0 on; max_pool2d takes ten times as long on a CPU."""
+    """The highest of the 3 x 3 about each of values (..., h, w) from 0 on; max_pool2d takes ten times as long."""
     padded = functional.pad(values, (1, 1, 1, 1))
     rows = torch.maximum(torch.maximum(padded[..., :-2], padded[..., 1:-1]), padded[..., 2:])
     return torch.maximum(torch.maximum(rows[..., :-2, :], rows[..., 1:-1, :]), rows[..., 2:, :])
