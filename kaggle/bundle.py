@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # this folder is no package: `kaggle` is the offi
 import torch  # noqa: E402
 from code_files import needed_modules  # noqa: E402
 from kernel_files import Names, check_slug, dataset_metadata, kernel_metadata, notebook  # noqa: E402
-from wheel_files import Target, gather, read_pins  # noqa: E402
+from wheel_files import gather, parse_target, read_pins  # noqa: E402
 
 import competitions  # noqa: E402
 import infer  # noqa: E402
@@ -37,7 +37,6 @@ from competitions import Competition  # noqa: E402
 from engine.checkpoints import epoch_name, read, run_folder, save  # noqa: E402
 from engine.clock import parse_duration  # noqa: E402
 from engine.road import find_models  # noqa: E402
-from engine.settings import MAY_CHANGE  # noqa: E402
 
 MANIFEST, FORMAT = "manifest.json", "podium bundle 1"
 NOTEBOOK = "podium.ipynb"
@@ -83,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args, more = get_args_parser().parse_known_args(argv)
     if args.check:
         wrong = problems(existing(args.check, "--check"))
-        return max([fail(problem) for problem in wrong], default=None)
+        for problem in wrong:
+            fail(problem)
+        say(f"{args.check}: " + (f"{len(wrong)} files are not as they were" if wrong else "all is as the manifest says"))
+        return 2 if wrong else None
     for flag in ("ensemble", "out", "username", "competition_slug"):
         if not getattr(args, flag):
             raise UserError(f"--{flag} is needed to make a bundle")
@@ -174,9 +176,9 @@ def copy_finder(args: argparse.Namespace, folder: Path) -> list[tuple[str, str]]
 
 
 def slim(source: Path, target: Path, half: bool) -> None:
-    """Copy a checkpoint of train.py without all that prediction does not need."""
+    """Copy a checkpoint of train.py without all that prediction does not need, this machine's paths among it."""
     content = read(source, "checkpoint")
-    settings = {name: value for name, value in content["settings"].items() if name not in MAY_CHANGE}
+    settings = {name: value for name, value in content["settings"].items() if name == "arch" or "/" not in str(value)}
     save({"model": as_given(content["model"], half), "settings": settings, "epoch": content["epoch"]}, target)
 
 
@@ -221,7 +223,7 @@ def add_wheels(args: argparse.Namespace, folder: Path, before: Path | None) -> N
     pins = read_pins(args.wheel_list)
     ready = before / "wheels" if before else None
     ready = existing(args.wheels, "--wheels") if args.wheels else ready
-    gather(pins, Target(args.python.split(","), args.platform.split(",")), ready, folder, download=not args.wheels)
+    gather(pins, parse_target(args.python, args.platform), ready, folder, download=not args.wheels)
     (folder / "wheels.txt").write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
 
 

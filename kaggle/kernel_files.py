@@ -47,7 +47,10 @@ command = [
 {flags}
 ]
 SCRATCH.mkdir(parents=True, exist_ok=True)
-own = {"PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(SCRATCH / "numba")}
+own = {
+    "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(SCRATCH / "numba"),
+    "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "30",
+}
 ended = subprocess.run([str(word) for word in command], env={**os.environ, **own}).returncode
 '''
 

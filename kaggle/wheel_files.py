@@ -25,8 +25,18 @@ class Target(NamedTuple):
 
     def takes(self, tag: Tag, python: str) -> bool:
         """Whether that Python installs a wheel of this tag."""
-        interpreters = ("py3", "cp" + python.replace(".", ""))
-        return (tag.interpreter in interpreters or tag.abi == "abi3") and tag.platform in ("any", *self.platforms)
+        own = "cp" + python.replace(".", "")
+        older = {f"cp3{minor}" for minor in range(2, int(python.partition(".")[2]))} if tag.abi == "abi3" else set()
+        return tag.interpreter in {"py3", own} | older and tag.platform in ("any", *self.platforms)
+
+
+def parse_target(pythons: str, platforms: str) -> Target:
+    """--python and --platform, each joined by commas."""
+    target = Target(pythons.split(","), platforms.split(","))
+    for python in target.pythons:
+        if not re.fullmatch(r"3\.[0-9]+", python):
+            raise UserError(f"--python {pythons}: {python!r} must be a version such as 3.11")
+    return target
 
 
 def read_pins(path: str | Path) -> list[str]:
