@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         wrong = problems(existing(args.check, "--check"))
         for problem in wrong:
             fail(problem)
-        say(f"{args.check}: " + (f"{len(wrong)} files are not as they were" if wrong else "all is as the manifest says"))
+        if not wrong:
+            say(f"{args.check}: all files are as the manifest says")
         return 2 if wrong else None
     for flag in ("ensemble", "out", "username", "competition_slug"):
         if not getattr(args, flag):
