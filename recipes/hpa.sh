@@ -4,13 +4,28 @@
 #   bash recipes/hpa.sh --demo             made-up images, small network: minutes on a laptop, no downloads
 #   DATA=path/to/hpa bash recipes/hpa.sh   the competition: DATA holds train.csv, train/, sample_submission.csv, test/
 #
+# --time_limit T   such as 8h30m: what the test images may take, from finding their cells to submission.csv; of the views
+#                  and models as many as fit, the others are listed in submission_left_out.csv
+#
 # Run it again after an interruption: every stage goes on where it was. Settings: OUT (folder to write), FOLD, GPU, WORKERS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 FOLD=${FOLD:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
+DEMO='' limit=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --demo) DEMO=1 ;;
+    --time_limit) limit=(--time_limit "${2:-}") && shift ;;
+    *) echo "hpa.sh: error: $1 is not known; --demo and --time_limit are right" >&2 && exit 2 ;;
+    esac
+    shift || break
+done
+if ! [[ ${limit[1]-1h} =~ ^[0-9]+[hms]?([0-9]+[ms])*$ ]]; then # infer.py would say so, but after the training
+    echo "hpa.sh: error: --time_limit '${limit[1]}' must be a time such as 8h30m, 90m, or 45 for seconds" >&2 && exit 2
+fi
 
-if [ "${1:-}" = --demo ]; then
+if [ "$DEMO" ]; then
     OUT=${OUT:-demo} SPLIT=random_folds5
     DATA=${DATA:-$OUT/data}
     echo "== make images"
@@ -26,15 +41,12 @@ else
     cell_size=(--img_size 768 --crop_size 512) image_size=("${cell_size[@]}")
     resized=768 focal_from=4 image_epochs=35
 fi
-META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images RESULTS=$OUT/results FOLDS=$OUT/cv_folds TABLES=$OUT/tables
+META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images RESULTS=$OUT/results FOLDS=$OUT/cv_folds
 CONFIG=ensemble_configs/ensemble_kaggle016.csv # names Cell_BCE's epoch 6, Cell_Focal's 1 and Image_Focal's 25
 
 echo "== find the cells"
-for set in train sample_submission; do
-    root=$DATA/$([ $set = train ] && echo train || echo test)
-    python segment.py --metadata "$DATA/$set.csv" --root_dir "$root" --meta_dir "$META" --crop_dir "$CROPS" \
-        --img_dir "$IMGS" --cache_dir "$OUT/cache" --img_size $resized --workers "$WORKERS"
-done
+python segment.py --metadata "$DATA/train.csv" --root_dir "$DATA/train" --meta_dir "$META" --crop_dir "$CROPS" \
+    --img_dir "$IMGS" --cache_dir "$OUT/cache" --img_size $resized --workers "$WORKERS"
 python makefolds.py --metadata "$DATA/train.csv" --cell_metadata "$META/train_cell.csv" --split_name $SPLIT --folds_dir "$FOLDS"
 
 echo "== train"
@@ -47,29 +59,21 @@ train Cell_Focal --loss Focal --scheduler Adam20 --epochs 1 --cell cell --img_pa
     --preload self --resume "$RESULTS/models/Cell_BCE/fold$FOLD/$(printf %03d $focal_from).pth"
 train Image_Focal --loss Focal --scheduler AdamAndrew35 --epochs $image_epochs --cell image --img_path "$IMGS" "${image_size[@]}"
 
-echo "== look at the test images, eight views each"
-predict() { # name, epoch, cell or image, folder
-    python test.py --base_dir "$RESULTS" --out_dir "$1" --predict_epoch "$2" --fold "$FOLD" --augment all --seed 1 \
-        --dataset test --cellorimage "$3" --img_dir "$4" --gpu_id "$GPU" --workers "$WORKERS"
-    python convertpredictions.py --dataset test --augment all --model "$1" --epoch "$2" --cellorimage "$3" --seeds 1 --rank 0 \
-        --predictions_path "$RESULTS/submissions" --meta_csv_path "$DATA/sample_submission.csv" \
-        --cell_meta_csv_path "$META/sample_submission_cell.csv" --out_path "$TABLES" --add_datetime 0
-}
-predict Cell_BCE 6 cell "$CROPS"
-predict Cell_Focal 1 cell "$CROPS"
-predict Image_Focal 25 image "$IMGS"
+echo "== find the cells of the test images, look at them from eight sides with each model, combine the opinions"
+python infer.py --competition hpa --ensemble $CONFIG --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" \
+    --base_dir "$RESULTS" --work_dir "$OUT" --out_path "$OUT/submission.csv" --views all --seeds 1 --folds "$FOLD" \
+    --img_size $resized --gpu_id "$GPU" --workers "$WORKERS" "${limit[@]}"
 
-echo "== combine the opinions"
-combine() { # config, folder to write, then flags
-    python ensemble.py "$1" --dataset test --submission 1 --rank 0 --meta_csv "$DATA/sample_submission.csv" \
-        --cell_meta_csv_path "$META/sample_submission_cell.csv" --tables_path "$TABLES" --out_path "$2" --add_datetime 0 "${@:3}"
-}
-combine $CONFIG "$OUT"
-mv "$OUT/submission_ensemble_kaggle016.csv" "$OUT/submission.csv"
-
-if [ -e "$DATA/truth.csv" ]; then
+if [ -e "$DATA/truth.csv" ] && [ ${#limit[@]} -gt 0 ]; then
+    echo "== score"
+    python evaluate.py --competition hpa --truth "$DATA/truth.csv" --submission "$OUT/submission.csv"
+elif [ -e "$DATA/truth.csv" ]; then
     echo "== score: what each step brings"
     mkdir -p "$OUT/steps"
+    combine() { # config, folder to write, then flags
+        python ensemble.py "$1" --dataset test --submission 1 --rank 0 --meta_csv "$DATA/sample_submission.csv" \
+            --cell_meta_csv_path "$META/sample_submission_cell.csv" --tables_path "$OUT/tables" --out_path "$2" --add_datetime 0 "${@:3}"
+    }
     grep -E '^Predictions,|,image,' $CONFIG > "$OUT/steps/image.csv"
     grep -E '^Predictions,|,cell,' $CONFIG > "$OUT/steps/cell.csv"
     plain=(--negative own --negative_penalty 0)
