@@ -27,7 +27,7 @@ from common.files import sole_writer
 from competitions import Competition
 from engine.checkpoints import run_folder
 from engine.device import describe, make_fabric
-from engine.optimizers import OPTIMIZERS, make_optimizer
+from engine.optimizers import OPTIMIZERS, batch_norms, make_optimizer
 from engine.schedules import SCHEDULERS, SHAPES, Span, annealed, make_rate
 from engine.settings import claim_folder, read_settings, resolve
 from engine.train import Mix, Plan, fit
@@ -41,7 +41,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "tile": 0, "stretch": 0,
+    "borders": 0, "tile": 0, "stretch": 0, "freeze_norms": 0,
     "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
 }  # fmt: skip
 
@@ -108,6 +108,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--warmup_epochs", type=float, help="epochs in which the learning rate rises")
     add("--final_lr", type=float, help="cosine: the last learning rate in parts of --lr")
     add("--epochs", type=int)
+    add("--freeze_norms", type=int, choices=[0, 1],
+        help="1: the backbone's batch norms keep the statistics of its --pretrained weights, for small or mixed "
+             "batches")  # fmt: skip
     add("--patience", type=int, help="stop after so many epochs without a better one; 0: never")
     add("--batch_size", type=int)
     add("--effective_batch", type=int, help="samples an optimiser step: a multiple of batch_size x number of GPUs")
@@ -243,6 +246,7 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
         swa_start=args.swa_start,
         ema=args.ema,
         patience=args.patience,
+        held=batch_norms(task.model) if args.freeze_norms else (),
         skip_nonfinite=args.skip_nonfinite,
     )
     progress = fit(fabric, task, optimizer, plan, say)

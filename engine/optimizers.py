@@ -46,6 +46,19 @@ def _scaled(model: nn.Module, backbone_lr: float) -> Iterator[tuple[nn.Parameter
 LAST_PARTS = ("norm", "fc_norm", "head", "fc", "classifier", "conv_head", "bn2")  # of timm's networks, after the blocks
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a model's backbone. In evaluation mode they keep the statistics that they have: those of a
+    small batch of unlike images are far from the mean of all batches, which prediction goes by.
+    """
+    norms = [
+        layer for name, layer in model.named_modules()
+        if "backbone" in name.split(".") and isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]  # fmt: skip
+    if not norms:
+        raise UserError("--freeze_norms: this network has no batch norms in a part called backbone; leave the flag out")
+    return norms
+
+
 def freeze_but_last(network: nn.Module, blocks: int) -> None:
     """Leave only the last `blocks` blocks of a network's backbone to train, with what comes after them.
 

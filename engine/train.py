@@ -5,7 +5,7 @@ the same samples, crops and dropout masks as one that was not.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ class Plan:
     ema: float = 0.0  # decay of the running mean of the weights; 0: none
     patience: int = 0  # epochs without a better one until the run stops; 0: never
     swa_start: int = 0  # the first epoch whose end joins the mean of the weights of swa.pth; 0: none
+    held: Sequence[nn.Module] = ()  # layers that stay in evaluation mode, see `optimizers.batch_norms`
     skip_nonfinite: int = 0  # batches whose loss is not finite that a run may leave out
 
 
@@ -159,6 +160,8 @@ def _train_epoch(run: Run) -> None:
     data = loader(run.task.train, batches, plan.workers, fabric.device.type == "cuda")
     data = fabric.setup_dataloaders(data, use_distributed_sampler=False)
     run.model.train()
+    for layer in plan.held:
+        layer.eval()
     saved = time.monotonic()
     bar = tqdm(
         batches_of(data), f"train {plan.settings['out_dir']} epoch {progress.epoch}", steps, initial=progress.step,

@@ -14,7 +14,7 @@ import timm
 from torch import nn
 
 from common.errors import UserError, some
-from models.attention_unet import LIGHT, attention_unet
+from models.attention_unet import LIGHT, attention_unet, group_norm
 from models.bag import BagOfCells
 from models.centernet import centernet
 from models.classifier import Classifier
@@ -57,7 +57,7 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 }
 # Networks that say which class each pixel is of -> the same; the background's map, one more, is the last
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
-    "unet_light_<timm>": partial(attention_unet, decoder=LIGHT),
+    "unet_light_<timm>": partial(attention_unet, decoder=LIGHT, norm=group_norm),
     "unet_<timm>": attention_unet,
 }
 ARCHITECTURES = (*DETECTORS, *SEGMENTERS, *MODELS)

@@ -1,6 +1,7 @@
 """Attention U-Net (Oktay et al. 2018) on any timm encoder: which class each pixel of an image is of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from models.pyramid import DEEPEST, feature_maps, make_backbone
 STRIDES = (2, 4, 8, 16, 32)
 WIDTHS = (256, 128, 64, 64)  # channels of the decoder at strides 16, 8, 4 and 2
 LIGHT = (128, 64, 32, 16)  # for a CPU: a step on lite0 takes less than half the time
+GROUP = 8  # channels that are normalised together without batches
 STEM = 64  # channels of a map of stride 2 of our own, for encoders without one
 
 
@@ -21,17 +23,17 @@ class AttentionUNet(nn.Module):
 
     def __init__(self, backbone: nn.Module, widths: dict[int, int], decoder: Sequence[int], maps: int,
                  mean: Sequence[float], std: Sequence[float], criterion: nn.Module, dropout: float,
-                 checkpointing: bool):  # fmt: skip
+                 checkpointing: bool, norm: Callable[[int], nn.Module]):  # fmt: skip
         super().__init__()
         self.backbone, self.criterion, self.checkpointing = backbone, criterion, checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1) * 255)
-        self.stem = None if 2 in widths else conv_block(len(mean), STEM, stride=2)
+        self.stem = None if 2 in widths else conv_block(len(mean), STEM, norm, stride=2)
         skips = [widths.get(stride, STEM) for stride in (16, 8, 4, 2)]
-        self.decoder = nn.ModuleList(map(UpBlock, (widths[32], *decoder[:-1]), skips, decoder))
+        self.decoder = nn.ModuleList(map(partial(UpBlock, norm=norm), (widths[32], *decoder[:-1]), skips, decoder))
         self.last = nn.ConvTranspose2d(decoder[-1], decoder[-1], 2, 2)
         self.head = nn.Sequential(
-            nn.BatchNorm2d(decoder[-1]),  # without it all channels may fall silent on the rarer classes, for good
+            norm(decoder[-1]),  # without it all channels may fall silent on the rarer classes, for good
             nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], maps, 1),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)
@@ -68,11 +70,11 @@ class AttentionUNet(nn.Module):
 class UpBlock(nn.Module):
     """Twice the size by a deconvolution, joined with what the attention gate leaves of the skip, two convolutions."""
 
-    def __init__(self, channels: int, skip: int, width: int):
+    def __init__(self, channels: int, skip: int, width: int, norm: Callable[[int], nn.Module]):
         super().__init__()
         self.up = nn.ConvTranspose2d(channels, width, 2, 2)
-        self.gate = AttentionGate(width, skip, width // 2)
-        self.convs = nn.Sequential(conv_block(width + skip, width), conv_block(width, width))
+        self.gate = AttentionGate(width, skip, width // 2, norm)
+        self.convs = nn.Sequential(conv_block(width + skip, width, norm), conv_block(width, width, norm))
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """x (N, channels, h, w), skip (N, skip, 2 h, 2 w) -> (N, width, 2 h, 2 w)."""
@@ -83,21 +85,24 @@ class UpBlock(nn.Module):
 class AttentionGate(nn.Module):
     """Additive attention: a weight in 0..1 for each pixel of a skip, from the skip and from what is to be joined."""
 
-    def __init__(self, gate: int, skip: int, inner: int):
+    def __init__(self, gate: int, skip: int, inner: int, norm: Callable[[int], nn.Module]):
         super().__init__()
-        self.of_gate = nn.Sequential(nn.Conv2d(gate, inner, 1), nn.BatchNorm2d(inner))
-        self.of_skip = nn.Sequential(nn.Conv2d(skip, inner, 1), nn.BatchNorm2d(inner))
-        self.weight = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(inner, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.of_gate = nn.Sequential(nn.Conv2d(gate, inner, 1), norm(inner))
+        self.of_skip = nn.Sequential(nn.Conv2d(skip, inner, 1), norm(inner))
+        self.weight = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(inner, 1, 1), norm(1), nn.Sigmoid())
 
     def forward(self, gate: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """The skip (N, skip, h, w), weighted pixel by pixel."""
         return skip * self.weight(self.of_gate(gate) + self.of_skip(skip))
 
 
-def conv_block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-    )
+def conv_block(channels: int, width: int, norm: Callable[[int], nn.Module], stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, 3, stride, 1, bias=False), norm(width), nn.ReLU(inplace=True))
+
+
+def group_norm(channels: int) -> nn.Module:
+    """A normalisation of each image by itself; of a single channel none, which would lose how much there is."""
+    return nn.GroupNorm(channels // GROUP, channels) if channels >= GROUP else nn.Identity()
 
 
 def attention_unet(
@@ -111,6 +116,7 @@ def attention_unet(
     criterion: nn.Module | None = None,
     dropout: float = 0.1,
     checkpointing: bool = False,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     **options,
 ) -> AttentionUNet:
     """An attention U-Net without trained weights; `model.backbone` is the timm network, which may learn slower.
@@ -119,8 +125,9 @@ def attention_unet(
     convolution of our own makes it. num_classes: without the background, whose map is one more, the last. mean, std: of
     pixels in 0..1, one number a channel. decoder: its channels at the strides 16, 8, 4 and 2. criterion: (logits,
     targets) -> dict of losses; None weighs all classes alike. dropout: of whole channels before the last convolution.
-    checkpointing: compute the maps again for the gradients, to save memory. options: for timm.
+    checkpointing: compute the maps again for the gradients, to save memory. norm: the decoder's normalisation of so
+    many channels. options: for timm.
     """
     backbone, widths = make_backbone(name, in_channels, STRIDES, **options)
     criterion = criterion or MapLoss(torch.ones(num_classes + 1))
-    return AttentionUNet(backbone, widths, decoder, num_classes + 1, mean, std, criterion, dropout, checkpointing)
+    return AttentionUNet(backbone, widths, decoder, num_classes + 1, mean, std, criterion, dropout, checkpointing, norm)

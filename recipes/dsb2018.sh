@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-16}
+OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-14}
 SIDE=${SIDE:-128} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-280}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
@@ -27,7 +27,7 @@ python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/tra
     --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 1 \
     --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei --sample "$SAMPLE" --loss DiceCrossEntropy \
     --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
-    --backbone_lr 0.5 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
+    --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
 
 name=$(basename "$TEST" .csv)
 find_score() { # what to call it, then flags of the finder

@@ -20,7 +20,7 @@ python train.py --metadata "$MADE/train_truth.csv" --root_dir "$MADE/train" --fo
     --fold 0 --result_dir "$RESULTS" --out_dir Cells --arch unet_light_tf_efficientnet_lite0 \
     --pretrained efficientnet-lite0 --num_classes 1 --borders 1 --tile 1024 --img_size 256 --crop_size 256 --stretch 1 \
     --augment nuclei --loss DiceCrossEntropy --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
-    --backbone_lr 0.5 --batch_size 4 --epochs "$EPOCHS" --ema 0.95 --gpu_id "$GPU" --workers "$WORKERS"
+    --backbone_lr 0.5 --freeze_norms 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.95 --gpu_id "$GPU" --workers "$WORKERS"
 
 echo "== find the cells of the real images"
 find_cells() { # what to call it, then flags of the finder

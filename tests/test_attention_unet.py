@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from engine.optimizers import batch_norms
 from losses.segmentation import MapLoss
 from models import build_detector, task_of
 from models.attention_unet import AttentionGate, attention_unet
@@ -47,8 +48,24 @@ def test_light_decoder():
     assert task_of("unet_light_resnet18") == "segment" and model.head[-1].in_channels == 16
 
 
+def test_light_decoder_sees_each_image_alone():
+    """With the backbone's norms held, an image's logits do not depend on its batch, nor on training or evaluation."""
+    torch.manual_seed(1)
+    model = build_detector("unet_light_resnet18", 1, 3, MEAN[:3], STD[:3], dropout=0.0).train()
+    held = batch_norms(model)
+    assert {id(layer) for layer in held} == {id(m) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    images = torch.randn(2, 3, 64, 64)
+    mixed = model.logits(images)[:1]
+    assert not torch.allclose(mixed, model.logits(images[:1]), atol=1e-3)
+    for layer in held:
+        layer.eval()
+    alone = model.logits(images[:1])
+    torch.testing.assert_close(model.logits(images)[:1], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.eval().logits(images[:1]), alone, atol=1e-4, rtol=1e-4)
+
+
 def test_gate_by_hand():
-    gate = AttentionGate(1, 2, 1).eval()
+    gate = AttentionGate(1, 2, 1, torch.nn.BatchNorm2d).eval()
     for part, value in ((gate.of_gate[0], 2.0), (gate.of_skip[0], 1.0), (gate.weight[1], 3.0)):
         torch.nn.init.constant_(part.weight, value)
         torch.nn.init.zeros_(part.bias)

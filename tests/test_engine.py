@@ -11,7 +11,7 @@ from common.errors import UserError
 from engine.data import Batches, Samples, balanced_weights, batches_of, epoch_order, loader
 from engine.device import make_fabric
 from engine.history import epoch_text
-from engine.optimizers import freeze_but_last, make_optimizer
+from engine.optimizers import batch_norms, freeze_but_last, make_optimizer
 from engine.schedules import STEPS, Span, learning_rate, make_rate
 from engine.settings import claim_folder, read_settings
 
@@ -182,3 +182,5 @@ def test_only_the_last_blocks_are_trained():
     assert any(name.startswith(last) for name in trained) and "head" in trained
     with pytest.raises(UserError, match="--train_blocks 1: this network has no row of blocks"):
         freeze_but_last(torch.nn.Linear(1, 1), 1)
+    with pytest.raises(UserError, match="--freeze_norms: this network has no batch norms in a part called backbone"):
+        batch_norms(torch.nn.BatchNorm1d(1))
