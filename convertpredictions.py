@@ -19,8 +19,6 @@ gives it weight 0 there.
 
 import argparse
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +30,7 @@ import competitions
 from augment.views import parse_views
 from cells.combine import ranks
 from cells.table import KEY, read_table, write_table
-from common.errors import UserError, run, some
+from common.errors import UserError, first_line, run, some
 from common.files import existing, safe_name, sole_writer
 
 
@@ -169,8 +167,8 @@ def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, probs = file["ids"], file["probs"].astype(np.float64)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise UserError(f"{path} is not a file of raw predictions with ids and probs: {error}") from error
+    except Exception as error:  # a damaged file can fail in any way
+        raise UserError(f"{path} is not a file of raw predictions with ids and probs: {first_line(error)}") from error
     if ids.dtype.kind != "U" or not len(ids) or probs.shape != (len(ids), classes):
         raise UserError(
             f"{path} has ids of type {ids.dtype}, shape {ids.shape}, and probs of shape {probs.shape}; "

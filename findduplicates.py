@@ -144,8 +144,9 @@ def read_log(log: Path) -> dict[str, tuple[str, str]]:
     """ID -> (state of its files, hash) of the log's whole lines; a later line goes before an earlier one."""
     if not log.exists():
         return {}
-    with log.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.reader(file) if len(line) == 3 and HASH.fullmatch(line[2])]
+    with log.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = (next(csv.reader([line.replace("\0", "")]), []) for line in file)  # a damaged line costs no other
+        lines = [row for row in rows if len(row) == 3 and HASH.fullmatch(row[2])]
     return {image: (state, text) for image, state, text in lines}
 
 

@@ -122,7 +122,7 @@ def claim_folder(folder: Path, settings: dict, overwrite: bool) -> None:
     if overwrite:
         for path in outputs:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif noted.exists() and noted.read_text() != text:
+    elif noted.exists() and noted.read_bytes() != text.encode():
         raise UserError(f"{folder} holds data of other settings ({noted}); choose another --out_dir or --overwrite")
     elif not noted.exists() and any(path.exists() for path in outputs):
         raise UserError(f"{folder} holds data that this program did not make; choose another --out_dir or --overwrite")

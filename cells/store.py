@@ -8,10 +8,7 @@ The store is a folder of shards `<ImageID>.zip`, plain zips without further comp
 16 bits. A shard belongs to one image and is written whole by one process, so that many processes can write a store.
 """
 
-import lzma
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import cv2
@@ -20,7 +17,7 @@ import numpy as np
 from cells.crops import resize, to_uint8
 from cells.images import decode
 from common.errors import UserError
-from common.files import atomic, existing, safe_name
+from common.files import DAMAGED, atomic, existing, safe_name
 
 # Measured on real crops: run-length matching after the left-neighbour filter is smaller than any level of full zlib
 # matching, because the channels are noise to it, and several times as fast (benchmarks/crop_store.py).
@@ -30,8 +27,6 @@ PNG_SETTINGS = [
     cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB,
 ]  # fmt: skip
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # fixed, so that the same crops give the same bytes
-# What zipfile raises at damaged files, depending on the byte.
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OSError)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from common.errors import UserError, some
+from common.errors import UserError, first_line, some
 from common.files import atomic, existing
 
 KEY = ["ImageID", "CellID"]
@@ -40,8 +40,8 @@ def read_table(
     path = existing(path, "table")
     try:
         table = _read(path, columns)
-    except (ValueError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    except Exception as error:  # a damaged Parquet file can fail in any way
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from error
     if not table.columns.is_unique:
         raise UserError(f"{path} has the column {some(table.columns[table.columns.duplicated()])} more than once")
     missing = [name for name in columns if name not in table]
@@ -62,7 +62,7 @@ def _kept(table: pd.DataFrame) -> pd.DataFrame:
 
 def _read(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     if path.suffix == ".parquet":
-        return pd.read_parquet(path)
+        return pa.parquet.read_table(path, page_checksum_verification=True).to_pandas()
     # Arrow's reader refuses a row with too many or too few fields, where pandas shifts or pads it silently.
     text = {name: pa.string() for name, kind in columns.items() if kind is str}
     block = max(1 << 20, min(path.stat().st_size, 1 << 30))  # a row of a submission can hold megabytes
@@ -147,7 +147,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     arrow = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
     with atomic(path) as temporary:
         if Path(path).suffix == ".parquet":
-            pa.parquet.write_table(arrow, temporary)
+            pa.parquet.write_table(arrow, temporary, write_page_checksum=True)
         else:
             quoted = _needs_quotes(table)  # else the header is written by hand, as Arrow quotes it whatever the style
             options = pa.csv.WriteOptions(include_header=quoted, quoting_style="needed" if quoted else "none")

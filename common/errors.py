@@ -37,6 +37,11 @@ def some(names: Iterable, limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call a script's `main` and exit: 0 done, 1 some inputs were skipped and named, 2 bad input, 130 interrupted."""
     began = time.time()
@@ -60,7 +65,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def explain(error: OSError) -> str:
     """An operating system's error as a sentence for the user."""
     where = f" at {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}; free some space and run the same command again, what is finished is kept"
     return f"{error.strerror}{where}"
 

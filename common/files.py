@@ -3,14 +3,20 @@
 import fcntl
 import glob
 import hashlib
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from common.errors import UserError
+
+# What zipfile raises at damaged files, depending on the byte.
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OSError)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from common.errors import UserError, some
+from common.errors import UserError, first_line, some
 from common.files import check_archive, existing
 
 STORAGES = {
@@ -44,7 +44,7 @@ def read_state(path: str | Path, what: str) -> dict[str, torch.Tensor]:
         check_archive(path)
         tensors = dict(_tensors(_read(path)))
     except Exception as error:  # a damaged or hostile pickle can fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{what} {path} is not a file of weights that can be read safely: {reason}") from error
     if not tensors:
         raise UserError(f"{what} {path} holds no weights; a state dict or a whole network saved by torch.save is right")

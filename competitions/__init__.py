@@ -71,7 +71,10 @@ def parse_classes(text: str) -> tuple[str, ...]:
     ('RBC', 'WBC', 'Platelets')
     """
     path = Path(text)
-    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    try:
+        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--classes {text} is not a text file: {error}") from None
     names = [name.strip() for name in names if name.strip()]
     if not names or len(set(names)) < len(names):
         raise UserError(f"--classes {text} must be different names joined by commas, or a file with one name a line")

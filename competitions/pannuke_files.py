@@ -20,7 +20,7 @@ import pandas as pd
 
 from cells.images import ImageError, list_images, read_rgb
 from cells.table import match_rows, read_table
-from common.errors import UserError, some
+from common.errors import UserError, first_line, some
 from common.files import atomic, existing, safe_name
 
 
@@ -78,8 +78,8 @@ def open_array(path: Path) -> np.ndarray:
     """An array file, memory-mapped; UserError when it is damaged or holds objects."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an array of numbers or texts: {error}") from None
+    except Exception as error:  # a damaged header can fail in any way
+        raise UserError(f"{path} cannot be read as an array of numbers or texts: {first_line(error)}") from error
 
 
 def write_array(path: str | Path, dtype: type, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
@@ -157,7 +157,7 @@ def _npz(path: Path) -> np.ndarray:
         with np.load(existing(path, "masks"), allow_pickle=False) as file:
             return file["masks"]
     except Exception as error:  # a damaged zip file can fail in any way
-        raise ImageError(f"{path} cannot be read as a file with an array `masks`: {error}") from error
+        raise ImageError(f"{path} cannot be read as a file with an array `masks`: {first_line(error)}") from error
 
 
 def _whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from augment.crops import whole
 from cells.images import decode
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import existing
 from common.seeds import rng
 from engine.data import Samples, channels_first
@@ -125,11 +125,16 @@ def only(samples: Samples, rows: Sequence[int]) -> Samples:
 def kept_cells(folders: Sequence[Path], image: str) -> np.ndarray:
     """The CellIDs of an image that segment.py kept, ascending."""
     path = existing(find(folders, image, ".csv") or folders[0] / f"{image}.csv", "the cells of an image")
-    try:
-        table = pd.read_csv(path, skiprows=1, usecols=["CellID", "keep"])  # after the fingerprint
-    except ValueError as error:
-        raise UserError(f"{path} is not what segment.py writes ({error}); run it again") from None
+    table = read_numbers(path, ["CellID", "keep"])
     return np.sort(table.loc[table["keep"] != 0, "CellID"].to_numpy())
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Columns of whole numbers of the rows that segment.py left in --cache_dir, below a line with a fingerprint."""
+    try:
+        return pd.read_csv(path, skiprows=1, usecols=columns, dtype=np.int64)[list(columns)]
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path} is not what segment.py writes ({first_line(error)}); run it again") from None
 
 
 def read_labels(folders: Sequence[Path], image: str, cells: np.ndarray) -> np.ndarray:
@@ -139,15 +144,15 @@ def read_labels(folders: Sequence[Path], image: str, cells: np.ndarray) -> np.nd
     """
     path = existing(find(folders, image, ".cells.png") or folders[0] / f"{image}.cells.png", "a label image")
     labels = decode(path.read_bytes())
-    if labels is None or labels.ndim != 2:
+    if labels is None or labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
         raise UserError(f"{path} is not a grey image of labels; run segment.py again")
-    numbers = np.zeros(max(int(labels.max()), cells.max()) + 1, np.uint16)
+    there = np.bincount(labels.ravel()) > 0
+    missing = [cell for cell in cells if not (0 < cell < len(there) and there[cell])]
+    if missing:
+        raise UserError(f"{path} lacks cell {missing[0]}, which its table has; run segment.py again")
+    numbers = np.zeros(len(there), np.uint16)
     numbers[cells] = np.arange(1, len(cells) + 1)
-    labels = numbers[labels]
-    missing = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(cells) + 1)[1:] == 0)
-    if len(missing):
-        raise UserError(f"{path} lacks cell {cells[missing[0]]}, which its table has; run segment.py again")
-    return labels
+    return numbers[labels]
 
 
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:

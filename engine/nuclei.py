@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from cells.crops import boxes, cut_cell, resize
@@ -14,6 +13,7 @@ from cells.images import decode
 from common.errors import UserError
 from common.files import existing
 from engine.data import Samples
+from engine.image_cells import read_numbers
 from engine.samples import CropReader, dataset_folders, find, split_key
 
 Box = tuple[int, int, int, int]
@@ -61,8 +61,7 @@ def nuclei_of(cells: Samples, cache_dir: str | Path, datasets: str, channel: int
     found = {}
     for image in tqdm(images, "list nuclei", leave=False):
         path = existing(find(folders, image, ".csv") or folders[0] / f"{image}.csv", "the cells of an image")
-        table = pd.read_csv(path, skiprows=1, usecols=["CellID", "x1", "y1", "x2", "y2"])  # after the fingerprint
-        rows = table[["CellID", "x1", "y1", "x2", "y2"]].to_numpy().tolist()
+        rows = read_numbers(path, ["CellID", "x1", "y1", "x2", "y2"]).to_numpy().tolist()
         found |= {f"{image}+{cell}": tuple(box) for cell, *box in rows}
     missing = [key for key in cells.keys if key not in found]
     if missing:

