@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         temporary.write_bytes(text)
     say(f"{path}: {len(text) / 1e6:.1f} MB")
     if report.skipped:
-        say("not shown: " + "; ".join(report.skipped))
+        say(f"not shown: {some(dict.fromkeys(report.skipped), 8)}")
     return 1 if report.skipped else None
 
 

@@ -50,9 +50,13 @@ def read_truth(
         rows = match_rows(cells.rename(columns={"ImageID": "ID"}), labels, ["ID"], str(path), exact=False)
         return Truth(competition.multi_hot(labels["Label"])[rows] > 0, np.full(len(cells), np.nan))
     table, classes = competition.read_truth(path)
-    lacking = [name for name in ("x1", "y1", "x2", "y2") if name not in table]
+    lacking = [name for name in BOX if name not in table]
     if lacking:
         raise UserError(f"{path} lacks the column {some(lacking)}; a cells table with a further column Label is right")
+    table[BOX] = table[BOX].apply(pd.to_numeric, errors="coerce")
+    bad = table[BOX].isna().any(axis=1) & classes.any(axis=1)  # an image without cells has a row without a box
+    if bad.any():
+        raise UserError(f"{path} row {bad.idxmax() + 2}: the box is not of numbers")
     missing = cells["ImageID"][~cells["ImageID"].isin(table["ImageID"])].drop_duplicates()
     if len(missing):
         raise UserError(f"{path} has no row for the image {some(missing)}")

@@ -27,6 +27,7 @@ else
     detect=(${YOLOX:+--pretrained "$YOLOX"}) classify=() whole=()
 fi
 META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images RESULTS=$OUT/results TABLES=$OUT/tables
+export PODIUM_TIMES=$OUT/times.jsonl # where each command notes how long it took, for the report
 own=(--competition cytologia)
 folds=(--folds_dir "$OUT/cv_folds" --split_name $SPLIT)
 find_cells() { # table, folder of the images, dataset, then flags
@@ -90,6 +91,7 @@ fi
 echo "== draw"
 python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$DATA/test.csv" --root_dir "$DATA/test" --cell_meta_csv_path "$META/test_cell.csv" \
     --probabilities "$OUT/ensemble_ensemble.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
+python report.py "$OUT" "${own[@]}" "${truth[@]}" --root_dir "$DATA/test"
 echo
 echo "submission: $OUT/submission.csv"
-echo "pictures:   $OUT/pictures and $RESULTS/models/*/fold*/curves.png"
+echo "report:     $OUT/report.html; pictures: $OUT/pictures and $RESULTS/models/*/fold*/curves.png"

@@ -41,6 +41,7 @@ else
     if [ $MODE = test ]; then detect=(--img_size 512 --crop_size 512 --epochs 5) classify=(--epochs 5); fi
 fi
 META=$OUT/meta CROPS=$OUT/crops RESULTS=$OUT/results TABLES=$OUT/tables
+export PODIUM_TIMES=$OUT/times.jsonl # where each command notes how long it took, for the report
 own=(--competition riva)
 folds=(--folds_dir "$OUT/cv_folds" --split_name $SPLIT)
 train_csv=$DATA/annotations/train.csv
@@ -110,6 +111,7 @@ fi
 echo "== draw"
 python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$sample" --root_dir "$DATA/images/test" --cell_meta_csv_path "$cells" \
     --probabilities "$OUT/ensemble_ensemble.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
+python report.py "$OUT" "${own[@]}" "${truth[@]}" --root_dir "$DATA/images/test"
 echo
 echo "submission: $OUT/submission.csv"
-echo "pictures:   $OUT/pictures and $RESULTS/models/*/fold*/curves.png"
+echo "report:     $OUT/report.html; pictures: $OUT/pictures and $RESULTS/models/*/fold*/curves.png"

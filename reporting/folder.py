@@ -62,8 +62,15 @@ class Results:
 
     def _run(self, path: Path) -> Run:
         log = read_table(path, dict.fromkeys(("epoch", "train_loss"), float))
-        folder = path.parent
-        return Run(folder.parent.name, folder.name, folder, log, read_settings(folder / "settings.json"))
+        known = log.apply(pd.to_numeric, errors="coerce")
+        words = known.columns[(known.isna() & log.notna() & (log != "")).any()]
+        if len(words) or not len(log):
+            wrong = f"the column {words[0]} holds other values than numbers" if len(words) else "there is no epoch"
+            raise UserError(f"{path}: {wrong}")
+        settings = read_settings(path.with_name("settings.json"))
+        if not isinstance(settings, dict):
+            raise UserError(f"{path.with_name('settings.json')} does not hold the settings of a run")
+        return Run(path.parents[1].name, path.parent.name, path.parent, known, settings)
 
     def name(self, path: Path) -> str:
         """A file's path below the folder, or as it is."""

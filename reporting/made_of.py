@@ -7,7 +7,7 @@ from typing import Any
 
 from cells.table import read_table
 from common.files import digest
-from reporting.folder import Results, Run
+from reporting.folder import Results, Run, header
 from reporting.html import Html, folded, number, section, table, tag
 from reporting.pipeline import duration
 from reporting.times import run_time
@@ -91,9 +91,9 @@ def date(path: Path) -> str:
 
 def left_out(results: Results) -> list[Html]:
     """What infer.py left out, as it listed it."""
-    tables = [(path, read_table(path, {})) for path in results.files["left_out"]]
+    tables = [(path, read_table(path, dict.fromkeys(header(path), str))) for path in results.files["left_out"]]
     return [
         tag("div", tag("h3", "Left out"), tag("p", results.name(path), class_="note"),
-            table(list(own), own.astype(str).to_numpy().tolist()))
+            table(list(own), own.to_numpy().tolist()))
         for path, own in tables
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The scores: what was reached beside the baselines, and each class."""
 
+import numbers
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +61,9 @@ def read_scores(results: Results, submissions: Sequence[str], names: Sequence[st
         if names and len(names) != len(submissions):
             raise UserError(f"--names has {len(names)} names for {len(submissions)} submissions")
         paths = [Path(path).with_name(f"score_{Path(path).stem}.csv") for path in submissions]
+        names = names or [call(results.name(path)) for path in paths]
         found = [read_score(existing(path, f"the score of {own}"), name)
-                 for path, own, name in zip(paths, submissions, names or submissions, strict=True)]  # fmt: skip
+                 for path, own, name in zip(paths, submissions, names, strict=True)]  # fmt: skip
         main = found[-1]
         others = [read_score(path, results.name(path)) for path in results.files["score"] if path not in paths]
     else:
@@ -147,5 +149,6 @@ def score_table(main: Score, steps: Sequence[Score], before: Score | None) -> Ht
         marks = [before.table[main.column].iloc[place]] if before else []
         values = [score.table[main.column].iloc[place] for score in steps]
         bars = tag("td", bar(own[1], marks), class_="bars")
-        rows.append([own[0], bars, tag("td", number(own[1]), class_="own"), *map(number, [*values, *own[2:]])])
+        further = [number(value) if isinstance(value, numbers.Real) else value for value in own[2:]]
+        rows.append([own[0], bars, tag("td", number(own[1]), class_="own"), *map(number, values), *further])
     return table(head, rows, class_="numbers mean")

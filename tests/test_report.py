@@ -1,5 +1,6 @@
 """The report: well-formed and alone, every text escaped, its numbers those of the files, what is missing said."""
 
+import contextlib
 import json
 import os
 import re
@@ -230,6 +231,7 @@ def test_scores_that_are_named(hpa_results):
     scores = read_scores(Results(hpa_results), order, ["one", "two"])
     assert [score.name for score in scores.steps] == ["one", "two"] and scores.main.name == "two"
     assert [score.name for score in scores.others] == ["steps/mean/score_x.csv"]
+    assert [score.name for score in read_scores(Results(hpa_results), order, ()).steps] == ["submission", "steps/image"]
     with pytest.raises(UserError, match="--names has 1 names for 2"):
         read_scores(Results(hpa_results), order, ["one"])
     with pytest.raises(UserError, match="the score of .*nothing.csv does not exist"):
@@ -485,6 +487,31 @@ def test_what_was_left_out(tmp_path):
     write_table(table, tmp_path / "run" / "submission_left_out.csv")
     page = read_page(tmp_path / "run")
     assert "Left out" in page.words and "<A>" in page.words and "submission_left_out.csv" in page.words
+
+
+DAMAGED = ("meta/sample_submission_cell.csv", "truth.csv", "tables/probabilities_Cell_6.csv", "mix.csv", "times.jsonl",
+           "ensemble_mix.csv", "score_submission.csv", "cv_folds/folds3/images.csv",
+           "results/models/Cell/fold0/log.csv", "results/models/Cell/fold0/settings.json",
+           "submission_left_out.csv")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_an_error_or_shown(tmp_path, name):
+    """Cut off or with a changed byte: a page, perhaps without a part, or one sentence; nothing else."""
+    out = make_hpa_results(tmp_path / "out")
+    (out / "times.jsonl").write_text(json.dumps({"began": 1, "seconds": 2, "code": 0, "command": ["train.py"]}) + "\n")
+    write_table(pd.DataFrame({"Stage": ["predict"], "Reason": ["x"]}), out / "submission_left_out.csv")
+    path, generator = out / name, rng(11, name)
+    whole = path.read_bytes()
+    for case in range(4):
+        place, data = int(generator.integers(len(whole))), bytearray(whole)
+        data[place] = int(generator.integers(256))
+        path.write_bytes(data[:place] if case % 3 == 0 else data)
+        with contextlib.suppress(UserError):
+            flags = ["--truth", str(out / "truth.csv"), "--per_class", "1", "--limit", "1"]
+            assert report.main([str(out), "--out_path", str(tmp_path / "page.html"), *flags]) in (None, 1)
+            Page((tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
 # ---- boxes
