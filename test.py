@@ -197,6 +197,9 @@ def finds_in_images(cellorimage: str, settings: dict) -> bool:
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
     competition = competitions.get(args.competition, args.classes, nuclei=args.cellorimage == "nucleus")
+    own, count = args.num_classes, len(competition.CLASSES)
+    if own != count:
+        raise UserError(f"{path} knows {own} classes, {args.competition} has {count}; --classes names others")
     criterion = build_loss(args.loss, np.ones(args.num_classes))
     if args.preload:
         net = untrained(args, checkpoint["model"], path, competition)
