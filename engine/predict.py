@@ -3,7 +3,7 @@
 import json
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from augment.views import apply_view
 from common.errors import UserError
-from common.files import DAMAGED, atomic, check_archive
+from common.files import DAMAGED, atomic, check_archive, remove_leftovers
 from engine.clock import Clock
 from engine.data import Batches, Samples, batches_of, loader
 
@@ -46,6 +46,8 @@ def predict_views(
     """
     made_by = _fingerprint(samples, identity)
     views = [view for view, path in files.items() if _made_by(path) != made_by]
+    if fabric.global_rank == 0:
+        _tidy(files.values(), done=not views)
     if not views:
         return Tally()
     parts = _Parts(files[views[0]], views, len(samples), batch_size * PART_BATCHES, made_by)
@@ -59,6 +61,14 @@ def predict_views(
         shutil.rmtree(parts.folder)
     waiting, looking = _steady(batches)
     return Tally(sum(count for count, *_ in batches), left, waiting, looking / len(views))
+
+
+def _tidy(files: Iterable[Path], done: bool) -> None:
+    """Remove what a killed run left beside the files; `done`: its parts, too, which have become the files."""
+    for path in files:
+        remove_leftovers(path.parent)
+        if done:
+            shutil.rmtree(_parts_folder(path), ignore_errors=True)
 
 
 def _predict_parts(fabric, model, samples, parts, batch_size, workers, title, clock, whole) -> list[tuple]:
@@ -128,11 +138,16 @@ def _made_by(path: Path) -> int | None:
         return None
 
 
+def _parts_folder(file: Path) -> Path:
+    """The folder of the parts of a file of predictions: one for all views of a seed."""
+    return file.parent.parent / f".parts_{file.parent.name.split('_')[-1]}_{file.stem}"
+
+
 class _Parts:
     """Runs of `size` samples of an unfinished prediction, each saved in a file of its own beside the final ones."""
 
     def __init__(self, file: Path, views: list[str], count: int, size: int, made_by: int):
-        self.folder = file.parent.parent / f".parts_{file.parent.name.split('_')[-1]}_{file.stem}"
+        self.folder = _parts_folder(file)
         self.views = views
         self.bounds = [(start, min(start + size, count)) for start in range(0, count, size)]
         self.made_by = zlib.crc32(json.dumps([views, size]).encode(), made_by)
