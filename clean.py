@@ -34,7 +34,7 @@ from cells.groups import read_groups
 from cells.store import write_image_png
 from cells.table import BOX, KEY, match_rows, read_table, write_table
 from common.errors import UserError, run, some
-from common.files import existing, sole_writer
+from common.files import existing, remove_leftovers, sole_writer
 from common.seeds import rng
 from competitions import Competition
 
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     groups = own_groups(args.groups, rows["ImageID"]) if args.groups else None
     out = Path(args.out_dir)
     with sole_writer(out):
+        remove_leftovers(out / "images")
         noisy = cells.index[noisy_boxes(cells)]
         kept = rows.drop(index=noisy)
         kept = kept[~kept["ImageID"].isin(wrong_images(args, rows, cells, out))]

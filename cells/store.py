@@ -26,6 +26,7 @@ PNG_SETTINGS = [
     cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
     cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB,
 ]  # fmt: skip
+LARGEST = 1 << 30  # bytes of a crop's file
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # fixed, so that the same crops give the same bytes
 
 
@@ -109,6 +110,9 @@ class Store:
             if name not in shard.namelist():
                 raise UserError(f"{self._path(image_id)} holds no cell {cell_id}")
             try:
+                size = shard.getinfo(name).file_size
+                if size > LARGEST:
+                    raise zipfile.BadZipFile(f"{name} unpacks to {size} bytes")
                 data = shard.read(name)
             except DAMAGED as error:
                 raise self._damaged(image_id, error) from None
