@@ -1,15 +1,14 @@
 """Time limits: durations as people write them, and the time that is left."""
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 
 from common.errors import UserError
+from common.times import process_age
 
 MARGIN = 1.25  # what is to begin gets so many times the time that it should take by what was measured
 NO_TIME = "no time was left"
@@ -76,16 +75,6 @@ def start_clock(limit: str | None, used: float = 0.0) -> Clock:
         return Clock()
     seconds = parse_duration(limit)
     return Clock(time.monotonic() + seconds - used - max(5.0, seconds / 100))
-
-
-def process_age() -> float:
-    """Seconds since this process began, which a script spends on imports before its `main`; 0 where nobody says."""
-    try:
-        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = float(Path("/proc/uptime").read_text().split()[0]) - began / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return max(age, 0.0)
 
 
 def in_time(items: Iterable, clock: Clock, ahead: int) -> Iterator:
