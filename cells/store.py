@@ -110,9 +110,9 @@ class Store:
             if name not in shard.namelist():
                 raise UserError(f"{self._path(image_id)} holds no cell {cell_id}")
             try:
-                size = shard.getinfo(name).file_size
-                if size > LARGEST:
-                    raise zipfile.BadZipFile(f"{name} unpacks to {size} bytes")
+                length = shard.getinfo(name).file_size
+                if length > LARGEST:
+                    raise zipfile.BadZipFile(f"{name} unpacks to {length} bytes")
                 data = shard.read(name)
             except DAMAGED as error:
                 raise self._damaged(image_id, error) from None
