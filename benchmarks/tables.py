@@ -126,7 +126,7 @@ def run_plainly(folder: Path, images: int) -> tuple[int, list[str]]:
 def plain_means(folder: Path, model: str, wanted: set[str]) -> dict[str, list[float]]:
     sums: dict[str, list[float]] = {}
     for view in VIEWS:
-        with np.load(raw_path(folder, model, view)) as file:
+        with np.load(raw_path(folder, model, view), allow_pickle=False) as file:
             ids, probs = file["ids"], file["probs"]
         for name, row in zip(ids, probs, strict=True):
             if name in wanted:
