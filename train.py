@@ -42,7 +42,8 @@ DEFAULTS = {
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
     "borders": 0, "tile": 0, "stretch": 0, "freeze_norms": 0,
-    "sample": 0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
+    "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none",
+    "loss": "BCE",
 }  # fmt: skip
 
 FINDERS = {
@@ -74,6 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
     add("--augment", help=f"random changes in training: {', '.join({**TRAIN, **SCENES, **MAPS})}")
     add("--sample", type=int, help="draw this many class-balanced samples an epoch (0: every sample once, -1: as many)")
+    add("--balance", type=float, help="--sample: 1: each class as often; 0: each sample; between: to this power")
     add("--soft_labels", help="a probabilities table: targets of the training samples in place of the images' labels")
     add("--pseudo_labels", help="classifiers: the same of images outside of the split, which are trained on, too; with "
         "--dataset train,test")  # fmt: skip
@@ -180,6 +182,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
     if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch)):
         raise UserError("--tile, a number of pixels, --borders and --stretch are for class maps, --arch unet_<timm>")
+    if not 0 <= args.balance <= 1:
+        raise UserError(f"--balance {args.balance} must be from 0 to 1")
     if args.swa_start and not args.lr:
         raise UserError("--swa_start needs --lr, the highest learning rate")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")

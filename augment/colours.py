@@ -25,7 +25,7 @@ def brightness_contrast(image: np.ndarray, generator: np.random.Generator, most:
     return values.round().clip(0, 255).astype(np.uint8)[image]
 
 
-def gamma(image: np.ndarray, generator: np.random.Generator, most: float = 2.0) -> np.ndarray:
+def gamma(image: np.ndarray, generator: np.random.Generator, most: float = 1.5) -> np.ndarray:
     """Dark values brighter or darker: to the power of 1 / most to most."""
     power = most ** generator.uniform(-1, 1)
     return (255 * np.linspace(0, 1, 256) ** power).round().astype(np.uint8)[image]

@@ -151,7 +151,7 @@ def nuclei(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator
     for odds, change in ((0.3, shift_scale_rotate), (0.2, elastic)):
         if generator.random() < odds:
             image, labels = bent(image, labels, *change(labels.shape, generator))
-    colours = (0.5, brightness_contrast), (0.4, gamma), (0.4, hue_saturation), (0.2, grey), (0.15, inverted)
+    colours = (0.3, brightness_contrast), (0.3, gamma), (0.4, hue_saturation), (0.1, grey), (0.05, inverted)
     for odds, change in colours:
         image = sometimes(image, generator, odds, change)
     return sometimes(image, generator, 0.25, noise if generator.random() < 0.5 else blur), labels

@@ -95,14 +95,15 @@ def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None = 
     return generator.permutation(count)
 
 
-def balanced_weights(targets: np.ndarray) -> np.ndarray:
-    """Sampling weights (N,): each sample counts by its rarest class, 1 / (number of samples of that class).
+def balanced_weights(targets: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """Sampling weights (N,): each sample counts by its rarest class, 1 / (number of samples of that class) to `power`:
+    1 draws each class as often, 0 each sample.
 
     Kept within 1/100 of the largest, so that one rare image does not fill the epoch.
     """
     rarity = 1 / np.maximum((targets > 0.5).sum(0), 1)
     weights = np.where(targets > 0.5, rarity, 0).max(1)
-    return np.maximum(weights, weights.max() / 100)
+    return np.maximum(weights, weights.max() / 100) ** power
 
 
 def loader(samples: Dataset, batches: Batches, workers: int, pin_memory: bool = False) -> DataLoader:

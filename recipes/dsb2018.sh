@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-14}
+OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-18}
 SIDE=${SIDE:-128} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-280}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
@@ -25,8 +25,8 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
     --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 1 \
-    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei --sample "$SAMPLE" --loss DiceCrossEntropy \
-    --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
+    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei \
+    --sample "$SAMPLE" --balance 0.4 --loss DiceCrossEntropy --optimizer AdamW --weight_decay 1e-4 --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 2e-3 \
     --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
 
 name=$(basename "$TEST" .csv)

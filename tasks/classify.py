@@ -37,7 +37,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
     model = network(args, competition, train.targets, starts, say)
     exclusive = getattr(model.criterion, "exclusive", False)
     judge = partial(validate, samples=valid, args=args, classes=competition.CLASSES, exclusive=exclusive)
-    weights = balanced_weights(train.targets) if args.sample else None
+    weights = balanced_weights(train.targets, args.balance) if args.sample else None
     return Task(model, train, judge, "macro_f1" if exclusive else "pr_auc", weights)
 
 

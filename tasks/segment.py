@@ -60,7 +60,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     unread = [key for key in (*train, *valid) if not all(path.exists() for path in competition.image_files(root, key))]
     if unread:
         raise UserError(f"--root_dir {args.root_dir} lacks images of {args.split_name}: {some(unread)}")
-    draw_weights = balanced_weights(competition.multi_hot(parts[0]["Label"])) if args.sample else None
+    classes = competition.multi_hot(parts[0]["Label"])
+    draw_weights = balanced_weights(classes, args.balance) if args.sample else None
     growing = partial(canvas_in, epochs=args.epochs, first=args.progressive, canvas=canvas)
     full = None if args.tile else partial(canvas_in, epochs=args.epochs, first=0, canvas=canvas)
     data = Maps(keys=train, change=change, canvas=growing, **common)

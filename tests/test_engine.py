@@ -51,6 +51,8 @@ def test_epoch_order():
 def test_balanced_weights_count_by_the_rarest_class():
     targets = np.array([[1, 0], [1, 0], [1, 0], [1, 1]], np.float32)
     assert balanced_weights(targets).tolist() == [0.25, 0.25, 0.25, 1.0]
+    assert balanced_weights(targets, 0.5).tolist() == [0.5, 0.5, 0.5, 1.0]
+    assert balanced_weights(targets, 0).tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize(
