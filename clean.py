@@ -39,6 +39,9 @@ from common.seeds import rng
 from competitions import Competition
 
 
+PREFIX = "background_"  # of the new images' names
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags and their defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +116,7 @@ def wrong_images(args: argparse.Namespace, rows: pd.DataFrame, cells: pd.DataFra
         return []
     columns = {"ImageID": str, "CellID": int, **dict.fromkeys([*BOX, "score"], float)}
     found = pd.concat([read_table(path, columns, key=KEY) for path in args.found], ignore_index=True)
+    found = found[~found["ImageID"].str.startswith(PREFIX)].reset_index(drop=True)  # made by this script before
     unknown = found["ImageID"][~found["ImageID"].isin(rows["ImageID"])].unique()
     if len(unknown):
         raise UserError(f"--found {some(args.found)} has the image {some(unknown)}, which {args.metadata} lacks")
@@ -138,9 +142,9 @@ def backgrounds(
         empty = remove_cells(to_uint8(competition.read_image(args.root_dir, name)), boxes, generator)
         if empty is None:
             continue
-        write_image_png(folder / f"background_{name}.png", empty)
+        write_image_png(folder / f"{PREFIX}{name}.png", empty)
         box = place(boxes, empty.shape, generator) if labelled else (0, 0, 0, 0)
-        yield name, f"background_{name}.png", *box, competition.BACKGROUND if labelled else ""
+        yield name, f"{PREFIX}{name}.png", *box, competition.BACKGROUND if labelled else ""
         made += 1
     if made < args.backgrounds:
         say(f"only {made} images show enough background to make --backgrounds {args.backgrounds}")
