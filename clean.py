@@ -38,7 +38,6 @@ from common.files import existing, remove_leftovers, sole_writer
 from common.seeds import rng
 from competitions import Competition
 
-
 PREFIX = "background_"  # of the new images' names
 
 
