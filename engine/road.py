@@ -57,11 +57,17 @@ class Road:
         write_blank(self.out, self.images, self.competition)
 
     def find_cells(self) -> segment.Outcome:
-        """Run segment.py; with a limit it has FINDING of the time."""
+        """Run segment.py; with a limit it has FINDING of the time. What an earlier run made of images that are skipped
+        or not reached now is outdated: it goes, for the networks look at all that is there.
+        """
         folders = {name: str(self.work / place) for name, place in FOLDERS.items()}
         flags = Namespace(**{**vars(self.args), **folders, "dataset": "test", "overwrite": False})
         clock = self.clock.minus((1 - FINDING) * self.clock.left()) if self.clock.limited else self.clock
-        return segment.segment(flags, clock)
+        found = segment.segment(flags, clock)
+        for image in (*found.skipped, *found.left):
+            for path in (self.work / "crops" / "test" / f"{image}.zip", self.work / "images" / "test" / f"{image}.png"):
+                path.unlink(missing_ok=True)
+        return found
 
     def make_passes(self, found: segment.Outcome) -> tuple[list[Pass], list[tuple[Pass, str]]]:
         """Make the passes that there is time for, and the submission; without any cell none is worth it."""
@@ -118,6 +124,8 @@ class Road:
         config = self.work / "config" / self.config.name
         write_table(rows, config)
         rules = {name: getattr(self.args, name) for name in RULES}
+        if "cell" not in set(rows["Type"]):
+            rules["decay"] = None  # which ranks the cells of an image by the cell models
         flags = self.flags(
             ensemble, config, submission=1, meta_csv=self.args.metadata, cell_meta_csv_path=self.cells,
             out_path=self.work, tables_path=self.work / "tables", submission_path=self.out, **rules,

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +297,7 @@ ROWS = {
     "probabilities_Image_best.csv": ("image", 1),
 }  # fmt: skip
 NETWORKS = [("Cell_A", "002.pth", 0), ("Cell_A", "002.pth", 1), ("Cell_B", "001.pth", 0), ("Image", "best.pth", 0)]
-VIEW_FLAGS = ["--views", "default,fliplr", "--seeds", "1,2"]
+VIEW_FLAGS = ["--views", "default,fliplr", "--seeds", "1,2", "--decay", "11=0.5"]
 EVERY = {
     (model, str(fold), seed, view)
     for model, _, fold in NETWORKS for seed in "12" for view in ("default", "fliplr")
@@ -359,7 +360,8 @@ def test_the_same_as_the_scripts_one_by_one(home, full, tmp_path):
                                  "--augment", "default,fliplr", "--predictions_path", raw, "--meta_csv_path", sample,
                                  "--cell_meta_csv_path", cells, "--out_path", str(tmp_path / "tables")])  # fmt: skip
     ensemble.main([str(home / "both.csv"), "--submission", "1", "--meta_csv", sample, "--cell_meta_csv_path", cells,
-                   "--tables_path", str(tmp_path / "tables"), "--out_path", str(tmp_path)])  # fmt: skip
+                   "--tables_path", str(tmp_path / "tables"), "--out_path", str(tmp_path), "--decay", "11=0.5",
+                   ])  # fmt: skip
     for name in ROWS:
         assert (tmp_path / "tables" / name).read_bytes() == (full / "tables" / name).read_bytes()
     for own, theirs in (("submission.csv", "submission_both.csv"), ("ensemble_both.csv", "ensemble_both.csv")):
@@ -414,6 +416,22 @@ def test_no_time_to_find_cells(home, full, tmp_path, monkeypatch, capsys):
     assert set(left.loc[left["Stage"] == "segment", "Image"]) <= set(submission["ID"])
     assert (left["Stage"] == "predict").sum() == len(EVERY)
     assert "submitted without cells" in capsys.readouterr().out
+
+
+def test_an_image_that_breaks_between_two_runs(home, tmp_path, capsys):
+    shutil.copytree(home / "data", tmp_path / "data")
+    flags = [*infer_flags(home, tmp_path / "work"), "--views", "default", "--root_dir", str(tmp_path / "data" / "test")]
+    assert infer.main(flags) is None
+    sample = pd.read_csv(home / "data" / "sample_submission.csv", dtype=str)
+    broken = sample["ID"][1]
+    (tmp_path / "data" / "test" / f"{broken}_red.png").write_bytes(b"nothing")
+    assert infer.main(flags) == 1
+    submission = pd.read_csv(tmp_path / "work" / "submission.csv", dtype=str)
+    same = submission["PredictionString"] == sample["PredictionString"]
+    assert submission["ID"].equals(sample["ID"]) and same.tolist() == [False, True, False]
+    left = pd.read_csv(tmp_path / "work" / "submission_left_out.csv")
+    assert left[["Stage", "Image"]].to_numpy().tolist() == [["segment", broken]]
+    assert f"skipped {broken}: " in capsys.readouterr().err
 
 
 def test_a_network_that_fails_is_named_and_the_others_go_on(home, tmp_path, capsys):
