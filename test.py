@@ -238,7 +238,7 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
     else:
         suffix = ".zip" if kind == "cell" else ".png"
         folder = existing(Path(args.img_dir) / args.dataset, "--dataset")
-        images = pd.DataFrame({"ID": sorted(path.stem for path in folder.glob(f"*{suffix}"))})
+        images = pd.DataFrame({"ID": sorted(path.stem for path in folder.glob(f"[!.]*{suffix}"))})
     samples = open_samples(
         images, args.dataset, kind=kind, root=args.img_dir, datasets=datasets, flag="--img_dir",
         targets=None, augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size,
