@@ -27,7 +27,7 @@ class Scenes(Dataset):
     An item is asked for by (epoch, index) and is (image (C, height, width) uint8, {"boxes", "labels", "masks"}, index);
     without `masks` it has none. cells: a cells table with a column Label, as competition.read_cells gives it.
     canvas: (height, width) of every item. single: all cells are of class 0. mosaic_epochs: the first so many epochs
-    show mosaics of four scenes, mixed with a fifth (YOLOX).
+    show mosaics of four scenes, mixed with a fifth (YOLOX); targets then say whether these have ended, in "late".
     """
 
     competition: Competition
@@ -58,6 +58,8 @@ class Scenes(Dataset):
         target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.labels)}
         if scene.masks is not None:
             target["masks"] = torch.from_numpy(scene.masks)
+        if self.mosaic_epochs:
+            target["late"] = epoch > self.mosaic_epochs
         return network_input(self.competition, scene.image), target, index
 
     @staticmethod

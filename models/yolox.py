@@ -27,17 +27,12 @@ MOST = 10.0  # exp(10) strides are larger than any image
 
 
 class YOLOX(nn.Module):
-    """Images of 0..255 in; losses or boxes out. See `yolox` for what the arguments mean.
-
-    use_l1: also the L1 loss of the boxes, which the published training switches on together with the end of mosaic and
-    mixup (`model.use_l1 = True`).
-    """
+    """Images of 0..255 in; losses or boxes out. See `yolox` for what the arguments mean."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, threshold: float, nms_iou: float, top_k: int):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.threshold, self.nms_iou, self.top_k = threshold, nms_iou, top_k
-        self.use_l1 = False
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -45,7 +40,8 @@ class YOLOX(nn.Module):
     ) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
         """images (N, C, H, W), uint8 or float in 0..255, RGB where C is 3, of any size; targets: N dicts of "boxes"
         (n, 4) x1, y1, x2, y2 in pixels and "labels" (n,) from 0; n may be 0. Boxes without area or with their centre
-        outside are passed over.
+        outside are passed over. With "late", true where mosaics have ended, the L1 loss of the boxes counts, too, as
+        published.
 
         Training: the losses "iou", "objectness", "class" (and "l1"), weighted, to be added up. Evaluation: N dicts of
         "boxes" (m, 4) in pixels, not clipped to the image, "scores" (m,), highest first, and "labels" (m,).
@@ -55,7 +51,8 @@ class YOLOX(nn.Module):
         with torch.autocast(raw.device.type, enabled=False):
             boxes = decode(raw, places)
             if self.training:
-                return self.losses(raw, boxes, places, [centred(one, height, width) for one in targets])
+                late = any(one.get("late", False) for one in targets)
+                return self.losses(raw, boxes, places, [centred(one, height, width) for one in targets], late)
             scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
             return [self.best(*one) for one in zip(boxes, scores, strict=True)]
 
@@ -80,8 +77,9 @@ class YOLOX(nn.Module):
         return torch.cat(raw, dim=1), torch.cat(places)
 
     def losses(
-        self, raw: torch.Tensor, boxes: torch.Tensor, places: torch.Tensor, targets: list[dict[str, torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
+        self, raw: torch.Tensor, boxes: torch.Tensor, places: torch.Tensor, targets: list[dict[str, torch.Tensor]],
+        late: bool,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
         """Sums over the places that are matched to a cell (objectness: over all), divided by their number."""
         matches = [self.match(raw[row], boxes[row], places, target) for row, target in enumerate(targets)]
         mine, truth, labels, overlaps = (torch.cat(parts) for parts in zip(*matches, strict=True))
@@ -94,7 +92,7 @@ class YOLOX(nn.Module):
             "objectness": entropy(raw[..., 4], mine.float(), reduction="sum") / count,
             "class": entropy(kinds, wanted, reduction="sum") / count,
         }
-        if self.use_l1:
+        if late:
             x, y, stride = places.expand(len(targets), -1, -1)[mine].T
             place = torch.stack([truth[:, 0] / stride - x, truth[:, 1] / stride - y], dim=1)
             wanted = torch.cat([place, (truth[:, 2:] / stride[:, None]).log()], dim=1)

@@ -87,6 +87,7 @@ def test_mosaics_end_with_their_epochs_and_are_not_judged(data):
     scenes = Scenes(competitions.get("cytologia", CLASSES), change=SCENES["none"], mosaic_epochs=2, **options)
     whole = [torch.equal(scenes[epoch, 0][0], scenes[9, 0][0]) for epoch in (0, 1, 2, 3)]
     assert whole == [True, False, False, True]  # epoch 0 is validation
+    assert [scenes[epoch, 0][1]["late"] for epoch in (1, 2, 3)] == [False, False, True]
 
 
 def test_images_without_cells_are_samples(data):
@@ -158,10 +159,12 @@ def test_a_yolox_starts_from_its_coco_weights(data, tmp_path, capsys):
     donor = config.get_named_config("yolox_nano").get_model().state_dict()
     torch.save({"model": donor}, tmp_path / "yolox_nano.pth")
     more = ["--arch", "yolox_nano", "--pretrained", str(tmp_path / "yolox_nano.pth"), "--optimizer", "SGD"]
-    still = ["--lr", "1e-12", "--weight_decay", "0", "--ema", "0", "--epochs", "1", "--augment", "yolox"]
+    still = ["--lr", "1e-12", "--weight_decay", "0", "--ema", "0", "--epochs", "2", "--augment", "yolox"]
     train.main(train_flags(data, "--out_dir", "Yolox", "--mosaic_epochs", "1", *more, *still))
     assert "layers with a random start: head.cls_preds.0.weight" in capsys.readouterr().out
-    own = torch.load(data / "results/models/Yolox/fold0/best.pth", weights_only=True)["model"]
+    folder = data / "results/models/Yolox/fold0"
+    assert pd.read_csv(folder / "log.csv")["train_l1"].notna().tolist() == [False, True]  # mosaics end after the first
+    own = torch.load(folder / "best.pth", weights_only=True)["model"]
     for name, value in donor.items():
         if "cls_preds" in name:
             assert len(own[name]) == 1
