@@ -25,7 +25,7 @@ import competitions
 from cells.store import Store
 from cells.table import read_cells
 from common.errors import UserError, run, some
-from common.files import atomic, existing
+from common.files import atomic, existing, sole_writer
 from competitions import Competition
 from pictures.judging import read_truth
 from pictures.opinions import opinion
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     report = Report(args, results)
     text = report.write()
     path = Path(args.out_path or results.root / "report.html")
-    with atomic(path) as temporary:
+    with sole_writer(path.parent), atomic(path) as temporary:
         temporary.write_bytes(text)
     say(f"{path}: {len(text) / 1e6:.1f} MB")
     if report.skipped:
