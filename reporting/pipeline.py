@@ -38,7 +38,7 @@ def stages(
         ("Find the cells", "segment.py", cells_made(results)),
         ("Make folds", "makefolds.py", folds_made(results)),
         ("Train", "train.py", runs_made(results)),
-        ("Predict", "test.py", predictions_made(results)),
+        ("Predict", predictor(commands), predictions_made(results)),
         ("Average", "convertpredictions.py", files_made(results, "table", "table of probabilities", "tables")),
         ("Combine", "ensemble.py", files_made(results, "combined", "combination", "combinations")),
         ("Submit", "ensemble.py" if results.files["combined"] else "submit.py", submission_made(results, submission)),
@@ -49,6 +49,12 @@ def stages(
         for title, script, what in made
         if what
     ]
+
+
+def predictor(commands: Sequence[Command]) -> str:
+    """What made the predictions: test.py, or infer.py, which also finds the test images' cells and combines."""
+    scripts = {command.words[0] for command in commands}
+    return "infer.py" if "infer.py" in scripts and "test.py" not in scripts else "test.py"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
@@ -150,8 +156,11 @@ def time_note(known: Sequence[Spent]) -> str:
 
 def missing_note(parts: Sequence[Stage]) -> str:
     """Which scripts of the road left nothing here."""
-    road = ["segment.py", "makefolds.py", "train.py", "test.py", "convertpredictions.py", "ensemble.py", "evaluate.py"]
-    missing = [name for name in road if name not in {stage.script for stage in parts}]
+    road = {
+        "Find the cells": "segment.py", "Make folds": "makefolds.py", "Train": "train.py", "Predict": "test.py",
+        "Average": "convertpredictions.py", "Combine": "ensemble.py", "Score": "evaluate.py",
+    }  # fmt: skip
+    missing = [script for title, script in road.items() if title not in {stage.title for stage in parts}]
     return f"Nothing of {', '.join(missing)} is in this folder." if missing else ""
 
 

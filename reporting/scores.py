@@ -102,7 +102,7 @@ def result(scores: Scores, name: str, facts: Iterable[tuple[str, str]]) -> Html:
     above = below = None
     if first is not main:
         gain = main.mean - first.mean
-        above = tag("p", tag("strong", f"{gain:+.4f}".replace("-", "−")), f" against {first.name}", class_="gain")
+        above = tag("p", tag("strong", f"{gain:+.3f}".replace("-", "−")), f" against {first.name}", class_="gain")
         better = [score.name for score in scores.steps[1:] if score.mean > main.mean]
         below = tag("p", f"Below {some(better)}", class_="gain") if better else None
     big = tag("p", number(main.mean, 4), class_="big")

@@ -31,8 +31,9 @@ def read_commands(path: Path) -> list[Command]:
     for row, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             entry = json.loads(line)
-            words = [str(word) for word in entry["command"]]
-            commands.append(Command(float(entry["began"]), float(entry["seconds"]), int(entry["code"]), words))
+            first, *others = map(str, entry["command"])
+            numbers = float(entry["began"]), float(entry["seconds"]), int(entry["code"])
+            commands.append(Command(*numbers, [first, *others]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} line {row} is not a command with its time; remove the line") from error
     return sorted(commands, key=lambda command: command.began)

@@ -182,7 +182,10 @@ def test_a_time_that_cannot_be_noted_stops_nothing(tmp_path, monkeypatch, capsys
     assert stopped.value.code == 0 and "is not noted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "null", '{"began": 1, "seconds": "x", "code": 0, "command": []}'])
+@pytest.mark.parametrize("line", [
+    "{", "[]", "null", '{"began": 1, "seconds": 2, "code": 0, "command": []}',
+    '{"began": 1, "seconds": "x", "code": 0, "command": ["a"]}',
+])  # fmt: skip
 def test_a_damaged_line_of_times_is_named(tmp_path, line):
     path = tmp_path / "times.jsonl"
     path.write_text(json.dumps({"began": 1, "seconds": 2, "code": 0, "command": ["a"]}) + f"\n{line}\n")
@@ -354,7 +357,7 @@ def test_scores_are_those_of_the_files(hpa_page, hpa_results):
         assert (f"{table['AP'].iloc[-1]:.4f}", table["AP"].iloc[-1]) in shown
     assert ("19,000", 19000) in shown  # Truths of the mean
     main, others = score(hpa.CLASSES, 0)["AP"].iloc[-1], [score(hpa.CLASSES, step)["AP"].iloc[-1] for step in (1, 2)]
-    assert f"{main - min(others):+.4f}".replace("-", "−") in hpa_page.words
+    assert f"{main - min(others):+.3f}".replace("-", "−") in hpa_page.words
     assert "1 classes have no truth" in hpa_page.text
 
 
@@ -480,6 +483,19 @@ def test_times_and_commands(tmp_path):
     assert ", with visualize.py 1m01s" in page.words and "3 commands" in page.words
     commands = [word.removesuffix(" <i>") for word in page.words if word.endswith(" <i>")]
     assert commands == ["segment.py", "train.py", "visualize.py"]
+
+
+def test_predictions_of_infer(tmp_path):
+    """It does what test.py does, and more: its time is that of the predictions."""
+    out = make_hpa_results(tmp_path / "out")
+    (out / "submissions/Cell/fold0/epoch_006/default_seed1").mkdir(parents=True)
+    (out / "submissions/Cell/fold0/epoch_006/default_seed1/prob_test.npz").write_bytes(b"")
+    times = {"began": 1, "seconds": 100.5, "code": 0, "command": ["infer.py", "--views", "all"]}
+    assert "test.py" in read_page(out, "--per_class", "1").words
+    (out / "times.jsonl").write_text(json.dumps(times))
+    page = read_page(out, "--per_class", "1")
+    assert "test.py" not in page.words and "infer.py" in page.words and ("1m40s", "100.5") in page.numbers
+    assert "Nothing of segment.py" not in page.text and "with infer.py" not in page.text
 
 
 def test_what_was_left_out(tmp_path):
