@@ -41,7 +41,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "tile": 0, "stretch": 0, "freeze_norms": 0,
+    "borders": 0, "border_reach": 2, "tile": 0, "stretch": 0, "freeze_norms": 0,
     "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none",
     "loss": "BCE",
 }  # fmt: skip
@@ -82,6 +82,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
     add("--borders", type=int, choices=[0, 1], help="class maps: 1: the borders between touching cells are one more")
+    add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell")
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
     add("--stretch", type=int, choices=[0, 1], help="class maps: 1: stretch the grey values of each image to 0..255")
     add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
@@ -184,6 +185,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError("--tile, a number of pixels, --borders and --stretch are for class maps, --arch unet_<timm>")
     if not 0 <= args.balance <= 1:
         raise UserError(f"--balance {args.balance} must be from 0 to 1")
+    if args.border_reach < 1:
+        raise UserError(f"--border_reach {args.border_reach} must be 1 pixel or more")
     if args.swa_start and not args.lr:
         raise UserError("--swa_start needs --lr, the highest learning rate")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")

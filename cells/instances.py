@@ -14,7 +14,6 @@ SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bum
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
 SEED_AREA = 4  # pixels; what is smaller is no seed
-REACH = 2  # pixels: what is so near to another cell is its border with that
 
 
 def merge_channels(masks: np.ndarray) -> np.ndarray:
@@ -53,7 +52,7 @@ def numbered(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.uint16), types
 
 
-def borders_between(labels: np.ndarray, reach: int = REACH) -> np.ndarray:
+def borders_between(labels: np.ndarray, reach: int) -> np.ndarray:
     """The pixels of a label image (height, width) uint16 that are a cell's and within `reach` of another's: bool."""
     window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     highest = cv2.dilate(labels, window)

@@ -25,8 +25,9 @@ class Maps(Dataset):
     An item is asked for by (epoch, index) and is (image (C, height, width), class map (height, width) uint8, index);
     the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
     own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
-    before the background is that of `borders_between`. scale: items are windows of the image at about this scale, or
-    without `canvas` whole images at it, in place of images scaled to the canvas. stretch: grey values as `stretched`.
+    before the background is that of `borders_between` within `reach` pixels. scale: items are windows of the image at
+    about this scale, or without `canvas` whole images at it, in place of images scaled to the canvas. stretch: grey
+    values as `stretched`.
     """
 
     competition: Competition
@@ -37,6 +38,7 @@ class Maps(Dataset):
     canvas: Callable[[int], tuple[int, int]] | None
     single: bool
     borders: bool = False
+    reach: int = 2
     scale: float = 0.0
     stretch: bool = False
     seed: int = 0
@@ -71,7 +73,7 @@ class Maps(Dataset):
         if not self.borders:
             return types[cells]
         names = np.append(self.classes + 1, types[1:]).astype(np.uint8)[cells]
-        return np.where(borders_between(cells), np.uint8(self.classes), names)
+        return np.where(borders_between(cells, self.reach), np.uint8(self.classes), names)
 
     def instances(self, key: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """An image's true cells: ids by class, int32 (height, width, classes), 0 where there is none of the class.

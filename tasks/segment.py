@@ -52,8 +52,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
-        "borders": bool(args.borders), "scale": args.img_size / args.tile if args.tile else 0.0,
-        "stretch": bool(args.stretch),
+        "borders": bool(args.borders), "reach": args.border_reach, "stretch": bool(args.stretch),
+        "scale": args.img_size / args.tile if args.tile else 0.0,
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)

@@ -137,7 +137,7 @@ def test_borders_cut_what_no_neck_shows():
     cells = np.zeros((30, 70), np.uint16)
     for number, x in enumerate((5, 25, 45), start=1):
         cells[5:25, x : x + 20] = number
-    border = borders_between(cells)
+    border = borders_between(cells, 2)
     inside = (cells > 0) & ~border
     probs = np.stack([inside & (cells < 3), inside & (cells == 3), border, cells == 0]) * 0.85 + 0.05
     labels, classes = bordered_instances(probs)

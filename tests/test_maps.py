@@ -196,6 +196,8 @@ def test_samples_with_borders_at_a_scale(tmp_path):
     touching[1:8, 1:9], touching[1:8, 10:18] = 1, 2
     target = whole.target(touching, types)
     assert target[4].tolist() == [2, *[0] * 7, 1, 2, 1, *[0] * 7, 2, 2]
+    whole.reach = 3
+    assert whole.target(touching, types)[4].tolist() == [2, *[0] * 6, 1, 1, 2, 1, 1, *[0] * 6, 2, 2]
     assert whole.pixels().tolist() == [(whole.instances("0") > 0).sum(), 0, 64 * 96 - (whole.instances("0") > 0).sum()]
 
 

@@ -223,6 +223,7 @@ def test_refusals(data, tmp_path):
         (["--tile", "-1"], "--tile, a number of pixels, --borders and --stretch"),
         (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders and --stretch are for class maps"),
         (["--cutmix", "1"], "--cutmix is not for class maps"),
+        (["--border_reach", "0"], "--border_reach 0 must be 1 pixel or more"),
         (["--balance", "2"], "--balance 2.0 must be from 0 to 1"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
     ):
