@@ -28,6 +28,7 @@ failed, or no pass was done at all. The submission is valid with either.
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ import ensemble
 import segment
 from cells.table import write_table
 from common.errors import UserError, run, some
-from common.files import sole_writer
+from common.files import remove_leftovers, sole_writer
 from common.workers import count_workers
 from engine.clock import NO_TIME, process_age, start_clock
 
@@ -82,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from engine.road import Road  # with torch, for which the processes that find cells, too, would wait at the top
 
     road = Road(args, clock)
-    with sole_writer(args.work_dir):
+    with ExitStack() as stack:
+        for folder in sorted({path.resolve() for path in (road.work, road.out.parent)}):
+            stack.enter_context(sole_writer(folder))
+        for name in ("config", "tables"):
+            remove_leftovers(road.work / name)
         if clock.limited and not road.out.exists():
             road.write_blank()
         found = road.find_cells()
