@@ -11,7 +11,8 @@ all. What the folder does not hold is left out, and the page says so.
 
 The files are found by the names that docs/formats.md gives them; the flags name others. The score that counts is that
 of submission.csv (evaluate.py), or the last of --submission; those given before it, else all of the same kind that are
-found, are what it is compared with. --truth, as of visualize.py, says which cells are wrong.
+found, are what it is compared with. --truth, as of visualize.py, says which cells are wrong. Times are exact where the
+recipe had them noted (common/times.py), else guessed from the files' dates; the page says which.
 """
 
 import argparse
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for flag in ("cell_meta_csv_path", "probabilities", "crop_dir", "ensemble", "truth", "root_dir"):
         if getattr(args, flag) is not None:
             existing(getattr(args, flag), f"--{flag}")
+    if not args.max_mb > 0:
+        raise UserError(f"--max_mb {args.max_mb} must be above 0")
     report = Report(args, results)
     text = report.write()
     path = Path(args.out_path or results.root / "report.html")

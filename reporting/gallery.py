@@ -46,8 +46,9 @@ def gallery(shown: Shown, thumbs: Thumbs, per_class: int, limit: int) -> Html:
         errors = [tag("p", f"Errors are not shown: nothing here tells {missing}.", class_="absent")]
     else:
         errors = by_error(shown, thumbs, limit)
-    note = "Green: true; red: not." if shown.truth else None
-    return section(TITLE, note, switch(), *by_confidence(shown, thumbs, per_class), *errors)
+    notes = ["Green: true; red: not."] if shown.truth else []
+    notes += [] if thumbs.store else ["No crop store here has these cells; --crop_dir names one."]
+    return section(TITLE, " ".join(notes), switch(), *by_confidence(shown, thumbs, per_class), *errors)
 
 
 def by_confidence(shown: Shown, thumbs: Thumbs, per_class: int) -> list[Html]:

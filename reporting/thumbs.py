@@ -39,10 +39,12 @@ class Thumbs:
         self.competition, self.store, self.root, self.size, self.most = competition, store, root, size, most
         self.failed: list[str] = []
 
-    def found(self, cell: tuple) -> Html:
-        """The crop of a cell, a row of a cells table, with its outline; an empty frame where it cannot be read."""
+    def found(self, cell: tuple) -> Html | None:
+        """The crop of a cell, a row of a cells table, with its outline; an empty frame where it cannot be read, nothing
+        without a store.
+        """
         if self.store is None:
-            return _frame()
+            return None
         try:
             crop = self.store.read(cell.ImageID, cell.CellID, raw=True)
         except UserError as error:

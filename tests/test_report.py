@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -461,6 +462,16 @@ def test_runs_of_two_competitions(tmp_path):
 def test_a_flag_for_a_file_that_is_not_there(hpa_results, flag):
     with pytest.raises(UserError, match=f"{flag} does not exist"):
         report.main([str(hpa_results), flag, "nowhere"])
+
+
+def test_without_crops_there_are_no_pictures(tmp_path):
+    out = make_hpa_results(tmp_path / "out")
+    shutil.rmtree(out / "crops")
+    page = read_page(out)
+    assert not page.of("img") and f"cell 1, {IDS[0]}" in page.words
+    assert "No crop store here has these cells; --crop_dir names one." in page.words
+    with pytest.raises(UserError, match="--max_mb 0.0 must be above 0"):
+        report.main([str(out), "--max_mb", "0"])
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path, capsys):
