@@ -12,7 +12,7 @@ from common.errors import UserError
 from engine.clock import MARGIN, NO_TIME, Clock
 from engine.predict import Tally
 
-FIRST_WRITING = 0.05  # of the time that is left at the start: kept for writing a submission until that is measured
+FIRST_WRITING = 0.1  # of the time that is left at the start: kept for writing a submission until that is measured
 
 
 class Model(NamedTuple):
@@ -96,13 +96,15 @@ class Costs:
         self.combining = combining, tables
 
     def of(self, own: Pass) -> float:
-        """Seconds of a pass, by its model's; else as the slowest model with samples of the same kind; else 0."""
+        """Seconds of a pass, by its model's; else as the slowest model with samples of the same kind; else what it
+        takes to start one, 0 if nothing is known yet.
+        """
         known = [self.passes[own.model]] if own.model in self.passes else [
             cost for model, cost in self.passes.items() if model.from_images == own.model.from_images
         ]  # fmt: skip
         count = self.samples[own.model.from_images]
         times = (start + count * (waiting + len(own.views) * looking) for start, waiting, looking in known)
-        return max(times, default=0.0)
+        return max(times, default=max((start for start, *_ in self.passes.values()), default=0.0))
 
     def of_writing(self, files: int, tables: int) -> float:
         """Seconds of converting so many files of a model and combining so many tables into a submission."""
