@@ -88,7 +88,11 @@ def correct(args: argparse.Namespace) -> None:
     labels = np.zeros(probs.shape)
     labels[known] = competition.multi_hot(rows["Label"][known])
     probs = soften(probs, labels, known, rows["ImageID"].to_numpy(), args, competition)
-    sure = known | (probs.max(axis=1) * rows["score"].to_numpy() >= args.least)
+    confidence = probs.max(axis=1) * rows["score"].to_numpy()
+    sure = known | (confidence >= args.least)
+    if not sure.any():
+        most = confidence.max(initial=0)
+        raise UserError(f"--least {args.least}: nothing is as sure as that; the highest confidence is {most:.3g}")
     table = pd.DataFrame(probs.astype(np.float32), columns=classes)
     write_table(pd.concat([rows[KEY], table], axis=1)[sure], args.out)
     what = "cells" if args.cell_metadata else "images"

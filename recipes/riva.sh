@@ -8,7 +8,8 @@
 # --stage detect|classify|both     what to train (default: both)
 #
 # Settings: OUT (folder to write), FOLDS (such as "0 1 2 3 4"; default "0"), DETECTORS and CLASSIFIERS (networks, all of
-# them are fused and averaged), FUSE (wbf, centre, nms), GPU, WORKERS. Run it again after an interruption: it goes on.
+# them are fused and averaged), FUSE (wbf, centre, nms), ROUNDS (2: the classifiers learn once more, from what they say
+# of the test images), GPU, WORKERS. Run it again after an interruption: it goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
@@ -25,7 +26,7 @@ done
 case $MODE in test | full) ;; *) echo "riva.sh: error: --mode $MODE must be test or full" >&2 && exit 2 ;; esac
 case $STAGE in detect | classify | both) ;; *) echo "riva.sh: error: --stage $STAGE must be detect, classify or both" >&2 && exit 2 ;; esac
 
-FOLDS=${FOLDS:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)} FUSE=${FUSE:-wbf} SPLIT=riva_folds5
+FOLDS=${FOLDS:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)} FUSE=${FUSE:-wbf} ROUNDS=${ROUNDS:-1} SPLIT=riva_folds5
 if [ "$DEMO" ]; then
     OUT=${OUT:-demo_riva} DATA=${DATA:-${OUT}/data}
     echo "== make images"
@@ -40,6 +41,7 @@ else
     detect=() classify=()
     if [ $MODE = test ]; then detect=(--img_size 512 --crop_size 512 --epochs 5) classify=(--epochs 5); fi
 fi
+again=(--epochs 5 --lr 3e-5) # of a further round
 META=$OUT/meta CROPS=$OUT/crops RESULTS=$OUT/results TABLES=$OUT/tables
 export PODIUM_TIMES=$OUT/times.jsonl # where each command notes how long it took, for the report
 own=(--competition riva)
@@ -84,21 +86,39 @@ find_cells "$sample" "$DATA/images/test" test --weights "${weights:1}" --augment
     --score_threshold 0.01 --max_cells 100
 cells=$META/$(basename "$sample" .csv)_cell.csv
 
-echo "== classify them, eight views each"
-config=$OUT/ensemble.csv
-python -c 'from competitions.riva import CLASSES; print("Predictions,Type," + ",".join(CLASSES))' > "$config"
-for arch in $CLASSIFIERS; do
-    for fold in $FOLDS; do
-        python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir "classify_$arch" --fold "$fold" --dataset test \
-            --cellorimage cell --img_dir "$CROPS" --augment all --gpu_id "$GPU" --workers "$WORKERS"
+name_cells() { # what the classifiers' names end in: eight views of each cell, all opinions combined
+    config=$OUT/ensemble.csv
+    python -c 'from competitions.riva import CLASSES; print("Predictions,Type," + ",".join(CLASSES))' > "$config"
+    for arch in $CLASSIFIERS; do
+        for fold in $FOLDS; do
+            python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir "classify_$arch$1" --fold "$fold" --dataset test \
+                --cellorimage cell --img_dir "$CROPS" --augment all --gpu_id "$GPU" --workers "$WORKERS"
+        done
+        python convertpredictions.py "${own[@]}" --dataset test --augment all --model "classify_$arch$1" --epoch best \
+            --folds "${FOLDS// /,}" --cellorimage cell --seeds 0 --predictions_path "$RESULTS/submissions" \
+            --meta_csv_path "$sample" --cell_meta_csv_path "$cells" --out_path "$TABLES"
+        echo "probabilities_classify_$arch$1_best.csv,cell,1,1,1,1,1,1,1,1" >> "$config"
     done
-    python convertpredictions.py "${own[@]}" --dataset test --augment all --model "classify_$arch" --epoch best \
-        --folds "${FOLDS// /,}" --cellorimage cell --seeds 0 --predictions_path "$RESULTS/submissions" \
-        --meta_csv_path "$sample" --cell_meta_csv_path "$cells" --out_path "$TABLES"
-    echo "probabilities_classify_${arch}_best.csv,cell,1,1,1,1,1,1,1,1" >> "$config"
+    python ensemble.py "$config" "${own[@]}" --submission 1 --meta_csv "$sample" --cell_meta_csv_path "$cells" \
+        --tables_path "$TABLES" --out_path "$OUT"
+}
+echo "== classify them, eight views each"
+name_cells ""
+before=
+for round in $(seq 2 "$ROUNDS"); do
+    echo "== round $round: learn from what all classifiers say of the test images, classify again"
+    python pseudolabels.py "${own[@]}" --tables "$OUT/ensemble_ensemble.csv" --metadata "$sample" --cell_metadata "$cells" \
+        --least 0.5 --out "$OUT/pseudo_labels_$round.csv"
+    for arch in $CLASSIFIERS; do
+        for fold in $FOLDS; do
+            train "classify_${arch}_$round" "$fold" --arch "$arch" --cell cell --img_path "$CROPS" "${classify[@]}" "${again[@]}" \
+                --dataset train,test --pseudo_labels "$OUT/pseudo_labels_$round.csv" --preload self \
+                --resume "$RESULTS/models/classify_$arch$before/fold$fold/best.pth"
+        done
+    done
+    before=_$round
+    name_cells "$before"
 done
-python ensemble.py "$config" "${own[@]}" --submission 1 --meta_csv "$sample" --cell_meta_csv_path "$cells" \
-    --tables_path "$TABLES" --out_path "$OUT"
 mv "$OUT/submission_ensemble.csv" "$OUT/submission.csv"
 
 truth=()

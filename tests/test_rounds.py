@@ -55,6 +55,8 @@ def test_as_many_cells_as_are_wanted(tmp_path, capsys):
     assert soft_labels(tmp_path, *flags)[KEY].to_numpy().tolist() == [["a", 2], ["a", 3], ["b", 1]]
     assert "soft.csv: 3 cells" in capsys.readouterr().out
     assert soft_labels(tmp_path, *flags, "--least", "0.6")[KEY].to_numpy().tolist() == [["a", 2]]  # b's: .9 x .6
+    with pytest.raises(UserError, match=r"--least 0.95: nothing is as sure as that; the highest confidence is 0.9"):
+        soft_labels(tmp_path, *flags, "--least", "0.95")
 
 
 def test_whole_images(tmp_path):
