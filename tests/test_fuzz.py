@@ -43,7 +43,7 @@ from engine.targets import read_mask
 from models.weights import read_weights
 from pictures.curves import read_log
 
-CASES = int(os.environ.get("PODIUM_FUZZ", 120))
+CASES = int(os.environ.get("PODIUM_FUZZ", 100))
 LONGEST = 10  # seconds a case
 MEMORY = 3 << 30  # bytes that a case may take beyond what is taken
 CLASSES = ("A", "B")
