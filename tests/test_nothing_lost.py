@@ -34,9 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="stages run in forks")
 def test_some_stages_end_the_same_after_kills_on_full_disks_and_when_started_twice() -> None:
-    command = [sys.executable, "benchmarks/nothing_lost.py", "--competitions", "neurons", "--kills", "3", "--disks", "1"]
-    stages = "synthesize,findduplicates,makefolds"
-    ended = subprocess.run([*command, "--stages", stages], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "benchmarks/nothing_lost.py", "--competitions", "neurons", "--kills", "3"]
+    flags = ["--disks", "1", "--stages", "synthesize,findduplicates,makefolds"]
+    ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
     assert not ended.returncode, ended.stdout + ended.stderr
     tables = ended.stdout[ended.stdout.index("\nkill") :]
     assert tables.count(" 3 kills") == tables.count(" refused") == 3
