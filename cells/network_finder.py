@@ -30,7 +30,7 @@ from tasks.detect import detector_options
 
 MULTIPLE = 32  # what networks need of an input's sides
 FUSIONS = ("wbf", "centre", "nms")
-BATCH = 8  # images or tiles at once
+BATCH = 8  # images or tiles at once on a GPU; a CPU is faster one by one
 
 
 class Fusing(NamedTuple):
@@ -109,7 +109,8 @@ class NetworkFinder:
                 longer = max(pixels.shape[:2])
                 size = fitted(*pixels.shape[:2], round(img_size * longer / side) or 1)
                 by_shape.setdefault(pixels.shape, []).append(Piece(index, (y, x), pixels, size))
-        return [own[first : first + BATCH] for own in by_shape.values() for first in range(0, len(own), BATCH)]
+        batch = 1 if self.fabric.device.type == "cpu" else BATCH
+        return [own[first : first + batch] for own in by_shape.values() for first in range(0, len(own), batch)]
 
     def _batches(self, images: list[np.ndarray], settings: dict) -> Iterator[tuple[list[Piece], torch.Tensor]]:
         """Pieces with what the network sees of them."""
