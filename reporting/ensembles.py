@@ -15,6 +15,7 @@ NOTE = (
     "What each model counts, within its kind (cell or image), and how much alike two models' opinions are: Pearson's "
     "correlation of their probabilities over all cells, the classes' mean. Those that agree less have more to add."
 )
+BESIDE = 6  # models whose correlations have room beside their weights
 
 
 def find_config(results: Results, combined: Path) -> Path | None:
@@ -36,7 +37,8 @@ def ensemble(config: Path, results: Results, cells: pd.DataFrame | None, classes
     if len(opinions) < 2:
         return section(TITLE, "One model has nothing to be compared with.", weights)
     alike = correlations([values_of(own, cells, classes, rank=False) for own in opinions])
-    return section(TITLE, NOTE, tag("div", weights, correlation_table(names, alike), class_="two"))
+    beside = "two" if len(opinions) <= BESIDE else None
+    return section(TITLE, NOTE, tag("div", weights, correlation_table(names, alike), class_=beside))
 
 
 def weight_table(names: Sequence[str], opinions: Sequence[Opinion], classes: Sequence[str]) -> Html:
@@ -48,7 +50,7 @@ def weight_table(names: Sequence[str], opinions: Sequence[Opinion], classes: Seq
     if any(np.ptp(share) > 1e-9 for share in shares):
         single = [[name, *(number(value, 2) for value in share)] for name, share in zip(names, shares, strict=True)]
         parts.append(folded("Weights of each class", table(["Model", *classes], single, class_="numbers")))
-    return join(parts)
+    return tag("div", *parts)
 
 
 def share_of(own: Opinion, opinions: Sequence[Opinion]) -> np.ndarray:

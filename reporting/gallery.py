@@ -73,10 +73,10 @@ def class_row(shown: Shown, thumbs: Thumbs, index: int, count: int) -> Html:
     values = shown.probs[:, index]
     order = np.argsort(-values, kind="stable")[:count]
     order = order[values[order] > 0]
-    about = "no cell has it" if not len(order) else None
-    if shown.truth is not None:
+    about = None if len(order) else "no cell has it"
+    if shown.truth is not None and len(order):
         labels = shown.truth.labels[:, index]
-        about = f"{labels[order].sum()} of {len(order)} true; {labels.sum()} such cells in all" if len(order) else about
+        about = f"{labels[order].sum()} of {len(order)} true; {labels.sum():,} such cells in all"
     title = tag("h4", shown.competition.CLASSES[index], " ", tag("small", about))
     return join([title, tag("div", *cards(shown, thumbs, order, index), class_="strip", tabindex=0)])
 
