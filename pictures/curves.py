@@ -43,10 +43,11 @@ def curves(args: argparse.Namespace) -> None:
 def read_log(path: Path) -> pd.DataFrame:
     """A log of train.py: numbers alone."""
     log = read_table(path, dict.fromkeys(("epoch", "train_loss"), float))
-    words = log.select_dtypes(exclude="number").columns
+    others = log.select_dtypes(exclude="number")
+    words = others.columns[others.notna().any()]
     if len(words):
         raise UserError(f"{path}: the column {words[0]} has other values than numbers")
-    return log
+    return log.astype(dict.fromkeys(others, float))  # a score that no epoch has
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:

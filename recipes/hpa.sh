@@ -42,6 +42,7 @@ else
     resized=768 focal_from=4 image_epochs=35
 fi
 META=$OUT/meta CROPS=$OUT/crops IMGS=$OUT/images RESULTS=$OUT/results FOLDS=$OUT/cv_folds
+export PODIUM_TIMES=$OUT/times.jsonl # where each command notes how long it took, for the report
 CONFIG=ensemble_configs/ensemble_kaggle016.csv # names Cell_BCE's epoch 6, Cell_Focal's 1 and Image_Focal's 25
 
 echo "== find the cells"
@@ -64,6 +65,7 @@ python infer.py --competition hpa --ensemble $CONFIG --metadata "$DATA/sample_su
     --base_dir "$RESULTS" --work_dir "$OUT" --out_path "$OUT/submission.csv" --views all --seeds 1 --folds "$FOLD" \
     --img_size $resized --gpu_id "$GPU" --workers "$WORKERS" "${limit[@]}"
 
+steps=()
 if [ -e "$DATA/truth.csv" ] && [ ${#limit[@]} -gt 0 ]; then
     echo "== score"
     python evaluate.py --competition hpa --truth "$DATA/truth.csv" --submission "$OUT/submission.csv"
@@ -81,9 +83,10 @@ elif [ -e "$DATA/truth.csv" ]; then
     combine "$OUT/steps/cell.csv" "$OUT/steps" "${plain[@]}"
     combine $CONFIG "$OUT/steps/mean" --combine mean "${plain[@]}"
     combine $CONFIG "$OUT/steps/product" --combine product "${plain[@]}"
-    python evaluate.py --competition hpa --truth "$DATA/truth.csv" --submission "$OUT"/steps/submission_{image,cell}.csv \
-        "$OUT"/steps/{mean,product}/submission_ensemble_kaggle016.csv "$OUT/submission.csv" --names "image labels on every cell" \
-        "cell model alone" "mean of cell and image" "cell x image" "with the Negative rules"
+    steps=(--submission "$OUT"/steps/submission_{image,cell}.csv "$OUT"/steps/{mean,product}/submission_ensemble_kaggle016.csv
+        "$OUT/submission.csv" --names "image labels on every cell" "cell model alone" "mean of cell and image" "cell x image"
+        "with the Negative rules")
+    python evaluate.py --competition hpa --truth "$DATA/truth.csv" "${steps[@]}"
 fi
 
 echo "== draw"
@@ -95,6 +98,8 @@ draw() { # mode, then flags
 }
 draw overlays --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" --limit 4
 draw contact_sheet --crop_dir "$CROPS/test" --limit 10
+python report.py "$OUT" "${truth[@]}" "${steps[@]}" --root_dir "$DATA/test"
 echo
 echo "submission: $OUT/submission.csv"
 echo "pictures:   $RESULTS/models/*/fold$FOLD/curves.png$([ -e "$DATA/truth.csv" ] && echo ", $OUT/score_submission.png") and $OUT/pictures"
+echo "report:     $OUT/report.html"
