@@ -23,7 +23,8 @@ that are not reached are submitted without cells.
 What is left out, by the clock or for an error, is shown and listed in <submission's name>_left_out.csv beside the
 submission (`Stage,Model,Fold,Seed,View,Image,Reason`), which is there only then. Exit code 0: every image was looked
 at, though perhaps in fewer views or by fewer models than named; 1: images were skipped or not reached, a network
-failed, or no pass was done at all. The submission is valid with either.
+failed, or no pass was done at all. With a limit the submission is valid with either; without one a run of which every
+network fails ends with exit code 2 and writes none.
 """
 
 import argparse
