@@ -22,7 +22,7 @@ if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_cytologia} FOLDS=0
     DATA=${DATA:-$OUT/data} BACKGROUNDS=${BACKGROUNDS:-24} WORST=${WORST:-0} ROUNDS=${ROUNDS:-1}
     echo "== make images"
-    python synthesize.py --competition cytologia --out_dir "$DATA" --train 240 --test 40 --seed 1 --class_balance flat --jobs "$WORKERS"
+    python synthesize.py --competition cytologia --out_dir "$DATA" --train 240 --test 40 --seed 1 --class_balance flat --jobs $((WORKERS > 0 ? WORKERS : 1))
     DETECTOR=${DETECTOR:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
     small=(--pretrained efficientnet-lite0 --optimizer AdamW --warmup_epochs 0.5 --lr 1e-3)
     detect=("${small[@]}" --img_size 192 --crop_size 192 --augment riva --mosaic_epochs 0 --epochs 5 --batch_size 8 --backbone_lr 0.5 --ema 0.98)

@@ -29,7 +29,7 @@ if [ "$DEMO" ]; then
     OUT=${OUT:-demo} SPLIT=random_folds5
     DATA=${DATA:-$OUT/data}
     echo "== make images"
-    python synthesize.py --competition hpa --out_dir "$DATA" --train 128 --test 32 --size 640 --cells 6-10 --seed 1 --jobs "$WORKERS"
+    python synthesize.py --competition hpa --out_dir "$DATA" --train 128 --test 32 --size 640 --cells 6-10 --seed 1 --jobs $((WORKERS > 0 ? WORKERS : 1))
     # A small network with the ImageNet weights of a Python package, so that nothing is downloaded.
     net=(--arch tf_efficientnet_lite0 --pretrained efficientnet-lite0 --batch_size 16)
     cell_size=(--img_size 128 --crop_size 96) image_size=(--img_size 160 --crop_size 128)

@@ -30,7 +30,7 @@ FOLDS=${FOLDS:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)} FUSE=${FUSE:-wbf} R
 if [ "$DEMO" ]; then
     OUT=${OUT:-demo_riva} DATA=${DATA:-${OUT}/data}
     echo "== make images"
-    python synthesize.py --competition riva --out_dir "$DATA" --train 64 --val 0 --test 16 --size 512 --cells 6-12 --seed 1 --jobs "$WORKERS"
+    python synthesize.py --competition riva --out_dir "$DATA" --train 64 --val 0 --test 16 --size 512 --cells 6-12 --seed 1 --jobs $((WORKERS > 0 ? WORKERS : 1))
     DETECTORS=${DETECTORS:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
     small=(--pretrained efficientnet-lite0)
     detect=("${small[@]}" --img_size 384 --crop_size 384 --epochs 8 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --warmup_epochs 0.5 --ema 0.98)
