@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, run
+from common.say import say
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +51,6 @@ def report(name: str, check: Callable[[], str]) -> bool:
         return False
     say(f"ok      {name}: {detail}")
     return True
-
-
-def say(text: str) -> None:
-    """Tell the user at once."""
-    print(text, flush=True)  # noqa: T201
 
 
 def checks() -> Iterator[Check]:

@@ -35,6 +35,7 @@ from cells.store import write_image_png
 from cells.table import BOX, KEY, match_rows, read_table, write_table
 from common.errors import UserError, run, some
 from common.files import existing, remove_leftovers, sole_writer
+from common.say import say
 from common.seeds import rng
 from competitions import Competition
 
@@ -78,11 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         write_table(table.rename(columns={"ImageID": competition.ID_COLUMN}), out / "train.csv")
     lost = rows["ImageID"].nunique() - kept["ImageID"].nunique()
     say(f"{out}: {len(noisy)} noisy boxes and {lost} images out, {len(made)} images without cells in")
-
-
-def say(text: str) -> None:
-    """Tell the user what came out."""
-    print(text)  # noqa: T201
 
 
 def read(args: argparse.Namespace, competition: Competition) -> tuple[pd.DataFrame, pd.DataFrame]:

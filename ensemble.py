@@ -48,6 +48,7 @@ from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, 
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
 from common.files import existing, sole_writer
+from common.say import say
 from engine.settings import resolve
 from evaluate import show
 
@@ -125,11 +126,6 @@ def decide_all(args: argparse.Namespace) -> None:
     if args.truth:
         scored = images["ID"] if args.dataset != "valid" else pd.unique(covering(opinions)["ImageID"])
         show(competition.score_cells(cells, probs, list(scored), args.truth), f"{config.stem} against {args.truth}")
-
-
-def say(text: str) -> None:
-    """Tell the user where a result is."""
-    print(text)  # noqa: T201
 
 
 def read_images(args: argparse.Namespace, competition) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from cells.boxes import best_match, iou
 from cells.table import BOX, CELL_COLUMNS, KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
 from common.files import atomic, existing, sole_writer
+from common.say import say
 from competitions import Competition
 from metrics.box_map import ap_table, centre_recall
 from metrics.classification import macro_f1
@@ -147,11 +148,6 @@ def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence
     rows, which = np.indices(probs.shape).reshape(2, -1)
     found = cells[["ImageID", *BOX]].iloc[rows].reset_index(drop=True)
     return found.assign(**{"class": which, "score": cells["score"].to_numpy()[rows] * probs.ravel()})
-
-
-def say(text: str) -> None:
-    """Tell the user a figure."""
-    print(text)  # noqa: T201
 
 
 def compare(table: pd.DataFrame) -> None:

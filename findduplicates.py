@@ -33,6 +33,7 @@ from cells.duplicates import BITS, choose_kept, find_clusters, format_hash, hash
 from cells.table import check_unique, write_table
 from common.errors import UserError, explain, run
 from common.files import existing, sole_writer
+from common.say import say
 from common.workers import WorkerDied, count_workers, run_each
 
 HASH = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})*")
@@ -71,11 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for image, reason in sorted(failed.items()):
         say(f"not hashed: {image}: {reason}", sys.stderr)
     return 1 if failed else None
-
-
-def say(text: str, where=None) -> None:
-    """Tell the user what came out."""
-    print(text, file=where or sys.stdout)
 
 
 def read_images(args: argparse.Namespace) -> pd.DataFrame:

@@ -41,8 +41,10 @@ import segment
 from cells.table import write_table
 from common.errors import UserError, run, some
 from common.files import remove_leftovers, sole_writer
+from common.say import say
+from common.times import process_age
 from common.workers import count_workers
-from engine.clock import NO_TIME, process_age, start_clock
+from engine.clock import NO_TIME, start_clock
 
 if TYPE_CHECKING:
     from engine.passes import Pass
@@ -103,11 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         list_left_out(road.out, found, left)
     failed = any(reason != NO_TIME for _, reason in left)
     return 1 if found.skipped or found.left or failed or not done else None
-
-
-def say(text: str) -> None:
-    """Tell the user what came out."""
-    print(text)  # noqa: T201
 
 
 def list_left_out(out: Path, found: segment.Outcome, left: Sequence[tuple["Pass", str]]) -> None:

@@ -27,10 +27,10 @@ from cells.store import Store
 from cells.table import read_cells
 from common.errors import UserError, run, some
 from common.files import atomic, existing, sole_writer
+from common.say import say
 from competitions import Competition
 from pictures.judging import read_truth
 from pictures.opinions import opinion
-from pictures.output import say
 from reporting import ensembles, gallery, made_of, pipeline, scores, training
 from reporting.folder import Results, columns
 from reporting.html import Html, absent, anchor, page, tag

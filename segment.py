@@ -28,6 +28,7 @@ from cells.finders import FINDERS, Finder, refuse_other_flags
 from cells.segmenting import Job, Size, read_image, segment_image
 from common.errors import UserError, choose, run
 from common.files import atomic, existing, remove_leftovers, safe_name, sole_writer
+from common.say import say
 from common.workers import WorkerDied, count_workers, run_each
 from engine.clock import Clock, in_time
 
@@ -148,11 +149,6 @@ def default_finder(args: argparse.Namespace) -> str:
     if args.competition == "hpa":
         return "watershed"
     raise UserError(f"--finder must be given for {args.competition}: network with --weights, or truth")
-
-
-def say(text: str, where=None) -> None:
-    """Tell the user what came out."""
-    print(text, file=where or sys.stdout)
 
 
 def read_sizes(args: argparse.Namespace) -> dict[str, Size]:

@@ -29,9 +29,10 @@ from augment.views import parse_views
 from cells.crops import resize
 from common.errors import UserError, run, some
 from common.files import digest, existing, sole_writer
+from common.times import process_age
 from competitions import Competition
 from engine.checkpoints import epoch_name, load_model, read, run_folder
-from engine.clock import Clock, process_age, start_clock
+from engine.clock import Clock, start_clock
 from engine.data import Samples
 from engine.device import describe, make_fabric
 from engine.image_cells import LabelledImages, with_labels

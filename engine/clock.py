@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from common.errors import UserError
-from common.times import process_age  # noqa: F401 - what scripts with a time limit use it with is here
 
 MARGIN = 1.25  # what is to begin gets so many times the time that it should take by what was measured
 NO_TIME = "no time was left"

@@ -21,6 +21,7 @@ from cells.segmenting import COLUMNS
 from cells.table import BOX, CELL_COLUMNS, read_table, write_table
 from common.errors import UserError
 from common.files import existing, safe_name
+from common.say import say
 from competitions import Competition
 from convertpredictions import parse_numbers
 from engine.checkpoints import epoch_name, read, run_folder
@@ -32,11 +33,6 @@ from engine.predict import Tally
 FINDING = 0.7  # of the time: what finding the cells may take
 FOLDERS = {"meta_dir": "meta", "crop_dir": "crops", "img_dir": "images", "cache_dir": "cache"}  # below --work_dir
 RULES = ("rank", "average", "combine", "cell_weight", "decay", "negative", "negative_penalty", "border_weight")
-
-
-def say(text: str) -> None:
-    """Tell the user how it goes."""
-    print(text, flush=True)  # noqa: T201
 
 
 class Road:

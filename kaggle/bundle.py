@@ -33,6 +33,7 @@ import infer  # noqa: E402
 from common.errors import UserError, fail, run  # noqa: E402
 from common.files import digest, existing, sole_writer  # noqa: E402
 from common.foreign import read_state  # noqa: E402
+from common.say import say  # noqa: E402
 from competitions import Competition  # noqa: E402
 from engine.checkpoints import epoch_name, read, run_folder, save  # noqa: E402
 from engine.clock import parse_duration  # noqa: E402
@@ -289,11 +290,6 @@ def report(out: Path) -> None:
     text = ", ".join(f"{part} {sum(own) / 1e6:.1f} MB in {len(own)} files" for part, own in parts.items() if own)
     say(f"{out}: {sum(own['bytes'] for own in files.values()) / 1e6:.1f} MB; {text}")
     say(f"next: kaggle datasets create -p {out} --dir-mode zip, then kaggle kernels push -p {out}")
-
-
-def say(text: str) -> None:
-    """Tell the user what came out."""
-    print(text)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from cells.store import Store
 from cells.table import read_cells
 from common.errors import UserError
 from common.files import existing
+from common.say import say
 from pictures.drawing import GREY, Line
 from pictures.judging import read_truth
 from pictures.opinions import opinion
-from pictures.output import save, say, slug
+from pictures.output import save, slug
 from pictures.sheet import grid
 from pictures.tiles import cell_tile
 

@@ -10,12 +10,13 @@ import pandas as pd
 import competitions
 from cells.table import BOX, read_cells, write_table
 from common.errors import UserError
+from common.say import say
 from pictures.composite import picture_of
 from pictures.drawing import GREY, RIGHT, Line
 from pictures.judging import Truth, describe, misses_of, read_truth
 from pictures.marks import confidence
 from pictures.opinions import opinion
-from pictures.output import save, say
+from pictures.output import save
 from pictures.places import around, place
 from pictures.sheet import grid
 from pictures.tiles import miss_tile, true_text

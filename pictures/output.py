@@ -29,8 +29,3 @@ def save_figure(path: Path, figure: "Figure") -> None:
     """Write a figure as PNG, atomically."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
-
-
-def say(text: str) -> None:
-    """Tell the user where a result is."""
-    print(text)  # noqa: T201

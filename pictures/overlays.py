@@ -12,6 +12,7 @@ import competitions
 from cells.table import read_cells
 from common.errors import UserError, some
 from common.files import existing, safe_name
+from common.say import say
 from pictures.composite import shrink
 from pictures.drawing import GREY, Line, Mark
 from pictures.judging import Truth, read_truth
@@ -26,7 +27,7 @@ from pictures.marks import (
     with_room,
 )
 from pictures.opinions import finder_opinion, opinion, scores_of
-from pictures.output import save, say
+from pictures.output import save
 from pictures.places import place, whole
 
 Placing = Callable[[pd.DataFrame], list[Mark]]  # the outlines of an image's cells, rows of a cells table

@@ -24,9 +24,10 @@ from augment.views import VIEWS
 from common.errors import UserError
 from common.files import sole_writer
 from common.seeds import rng
+from common.times import process_age
 from engine import clock as clocks
 from engine.checkpoints import run_folder, save
-from engine.clock import MARGIN, NO_TIME, Clock, in_time, parse_duration, process_age, show_duration, start_clock
+from engine.clock import MARGIN, NO_TIME, Clock, in_time, parse_duration, show_duration, start_clock
 from engine.passes import FIRST_WRITING, Costs, Model, Pass, plan, run_passes
 from engine.predict import Tally
 from losses import build_loss
