@@ -41,7 +41,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "border_reach": 2, "tile": 0, "stretch": 0, "freeze_norms": 0,
+    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "freeze_norms": 0,
     "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none",
     "loss": "BCE",
 }  # fmt: skip
@@ -81,9 +81,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--dataset train,test")  # fmt: skip
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
-    add("--borders", type=int, choices=[0, 1], help="class maps: 1: the borders between touching cells are one more")
-    add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell")
+    add("--borders", type=int, choices=[0, 1, 2],
+        help="class maps: 1: the borders between touching cells are one more; 2: every cell's rim is")
+    add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell, or with 2 to anything else")
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
+    add("--diameter", type=float, help="--tile: show each image at the scale that gives its own cells this median "
+        "diameter, in pixels; 0: all at one scale")  # fmt: skip
     add("--stretch", type=int, choices=[0, 1], help="class maps: 1: stretch the grey values of each image to 0..255")
     add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
     add("--mixup", type=float, help="alpha of MixUp; 0: none")
@@ -183,6 +186,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
     if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch)):
         raise UserError("--tile, a number of pixels, --borders and --stretch are for class maps, --arch unet_<timm>")
+    if args.diameter < 0 or (args.diameter and not args.tile):
+        raise UserError(f"--diameter {args.diameter} must be a number of pixels, beside --tile; or 0")
     if not 0 <= args.balance <= 1:
         raise UserError(f"--balance {args.balance} must be from 0 to 1")
     if args.border_reach < 1:
@@ -265,7 +270,7 @@ def mixing(args: argparse.Namespace) -> Mix | None:
     if not args.mixup and not args.cutmix:
         return None
     if task_of(args.arch) == "segment":
-        return MapMixup(args.mixup, args.mix_share, args.num_classes + args.borders + 1)
+        return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.borders) + 1)
     return Mixing(args.mixup, args.cutmix, args.mix_share)
 
 

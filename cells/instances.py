@@ -14,6 +14,7 @@ SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bum
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
 SEED_AREA = 4  # pixels; what is smaller is no seed
+SCALES = 1 / 16, 4.0  # how much smaller or larger an image is shown than it is
 
 
 def merge_channels(masks: np.ndarray) -> np.ndarray:
@@ -52,12 +53,26 @@ def numbered(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.uint16), types
 
 
-def borders_between(labels: np.ndarray, reach: int) -> np.ndarray:
-    """The pixels of a label image (height, width) uint16 that are a cell's and within `reach` of another's: bool."""
+def borders_between(labels: np.ndarray, reach: int, background: bool = False) -> np.ndarray:
+    """The pixels of a label image (height, width) uint16 that are a cell's and within `reach` of another's, with
+    `background` of anything else, which makes them each cell's rim: bool.
+    """
     window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     highest = cv2.dilate(labels, window)
-    lowest = cv2.erode(np.where(labels > 0, labels, np.iinfo(labels.dtype).max), window)
-    return (labels > 0) & (highest != lowest)
+    others = labels if background else np.where(labels > 0, labels, np.iinfo(labels.dtype).max)
+    return (labels > 0) & (highest != cv2.erode(others, window))
+
+
+def scale_for(labels: np.ndarray, diameter: float, otherwise: float) -> float:
+    """The scale at which the cells of a label image have this diameter, in pixels, as discs of their areas; `otherwise`
+    where there are none. At most 4 times as large as they are or 16 times as small.
+
+    It is the diameter of the cell that a pixel is in, the median over the pixels: debris and fragments hardly count.
+    """
+    inside = labels[labels > 0]
+    if not len(inside):
+        return otherwise
+    return float(np.clip(diameter / np.sqrt(4 / np.pi * np.median(label_areas(labels)[inside])), *SCALES))
 
 
 def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, min_area: float = MIN_AREA) -> np.ndarray:

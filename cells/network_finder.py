@@ -18,7 +18,7 @@ from cells.crops import stretched, to_uint8
 from cells.finders import Found
 from cells.found_masks import cut_from_box
 from cells.instance_fusion import fuse_instances
-from cells.instances import bordered_instances, class_instances
+from cells.instances import bordered_instances, class_instances, scale_for
 from cells.overlaps import Cut, remove_overlaps
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError, choose
@@ -30,6 +30,7 @@ from tasks.detect import detector_options
 
 MULTIPLE = 32  # what networks need of an input's sides
 FUSIONS = ("wbf", "centre", "nms")
+LOOKS, NEAR = 3, 1.25  # at an image before its cells' size is believed, or until two sizes agree so far
 BATCH = 8  # images or tiles at once on a GPU; a CPU is faster one by one
 
 
@@ -83,27 +84,27 @@ class NetworkFinder:
         if len(kinds) > 1:
             raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
         self.maps = kinds == {"segment"}
-        forms = {(settings["num_classes"], settings.get("borders", 0)) for _, settings in self.networks}
+        forms = {(settings["num_classes"], bool(settings.get("borders"))) for _, settings in self.networks}
         if len(forms) > 1:
             raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
         classes, borders = next(iter(forms))
         named = classes == len(competition.CLASSES)
-        self.label = partial(label, borders=self.maps and bool(borders), named=named)
+        self.label = partial(label, borders=self.maps and borders, named=named)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
         if self.maps:
-            sums = [self._mapped(model, settings, images) for model, settings in self.networks]
+            sums = [self._mapped(*network, images) for network in self.networks]
             return [sum(parts) / len(parts) for parts in zip(*sums, strict=True)]
         parts = [self._finds(model, settings, images) for model, settings in self.networks]
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
         return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]
 
-    def _pieces(self, images: list[np.ndarray], img_size: int) -> list[list[Piece]]:
+    def _pieces(self, images: list[np.ndarray], img_size: int, tile: int) -> list[list[Piece]]:
         """The images, or their tiles, in lists of one size that fit into a batch."""
         by_shape: dict[tuple, list[Piece]] = {}
         for index, image in enumerate(images):
-            side = self.tile or max(image.shape)
+            side = tile or max(image.shape)
             for y, x in tile_corners(image.shape[:2], side):
                 pixels = image[y : y + side, x : x + side]
                 longer = max(pixels.shape[:2])
@@ -112,11 +113,13 @@ class NetworkFinder:
         batch = 1 if self.fabric.device.type == "cpu" else BATCH
         return [own[first : first + batch] for own in by_shape.values() for first in range(0, len(own), batch)]
 
-    def _batches(self, images: list[np.ndarray], settings: dict) -> Iterator[tuple[list[Piece], torch.Tensor]]:
+    def _batches(
+        self, images: list[np.ndarray], settings: dict, tile: int
+    ) -> Iterator[tuple[list[Piece], torch.Tensor]]:
         """Pieces with what the network sees of them."""
         if settings.get("stretch"):
             images = [stretched(image) for image in images]
-        for pieces in self._pieces(images, settings["img_size"]):
+        for pieces in self._pieces(images, settings["img_size"], tile):
             canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
             inputs = [to_input(piece.pixels, piece.size, canvas, self.competition) for piece in pieces]
             yield pieces, torch.stack(inputs).to(self.fabric.device)
@@ -126,19 +129,40 @@ class NetworkFinder:
         boxes) for each view.
         """
         found = [[[] for _ in self.views] for _ in images]
-        for pieces, batch in self._batches(images, settings):
+        for pieces, batch in self._batches(images, settings, self.tile):
             for place, view in enumerate(self.views):
                 for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
                     found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
         return [[joined(parts) for parts in own] for own in found]
 
     def _mapped(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[np.ndarray]:
-        """The class maps of each image, (K, H, W) float32, the mean of all views and, where tiles overlap, of tiles."""
-        count = settings["num_classes"] + settings.get("borders", 0) + 1
+        """The class maps of each image, (K, H, W) float32."""
+        if settings.get("diameter"):
+            return [self._mapped_by_size(model, settings, image) for image in images]
+        return self._mapped_by_tile(model, settings, images, self.tile, self.views)
+
+    def _mapped_by_size(self, model: nn.Module, settings: dict, image: np.ndarray) -> np.ndarray:
+        """The class maps of an image at the scale at which its cells are as large as those of training were. The scale
+        is found by looking: first at --tile, then at what the cells that are found there say.
+        """
+        tile, size = self.tile or max(image.shape[:2]), settings["img_size"]
+        for _ in range(LOOKS):
+            maps = self._mapped_by_tile(model, settings, [image], tile, self.views[:1])[0]
+            before, cells = tile, found_in_maps(maps, bool(settings["borders"])).cells
+            tile = round(size / scale_for(cells, settings["diameter"], size / tile))
+            if max(tile / before, before / tile) < NEAR:
+                break
+        return self._mapped_by_tile(model, settings, [image], tile, self.views)[0]
+
+    def _mapped_by_tile(
+        self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int, views: Sequence[str]
+    ) -> list[np.ndarray]:
+        """The class maps of each image, the mean of all views and, where tiles overlap, of tiles."""
+        count = settings["num_classes"] + bool(settings.get("borders")) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
-        for pieces, batch in self._batches(images, settings):
-            mean = sum(map_view(model, batch, view) for view in self.views) / len(self.views)
+        for pieces, batch in self._batches(images, settings, tile):
+            mean = sum(map_view(model, batch, view) for view in views) / len(views)
             height, width = pieces[0].pixels.shape[:2]
             seen = mean[..., : pieces[0].size[0], : pieces[0].size[1]]
             seen = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True).cpu().numpy()
@@ -253,7 +277,7 @@ def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[n
     for name, right in (("in_channels", len(competition.CHANNELS)), ("num_classes", len(competition.CLASSES))):
         if settings[name] != right and not (name == "num_classes" and settings[name] == 1):
             raise UserError(f"--weights {path} was trained with --{name} {settings[name]}, {right} is right here")
-    classes = settings["num_classes"] + settings.get("borders", 0)
+    classes = settings["num_classes"] + bool(settings.get("borders"))
     options = detector_options(settings["arch"], settings["img_size"], competition)
     model = build_detector(
         settings["arch"], classes, settings["in_channels"], competition.MEAN, competition.STD, **options

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from augment.maps import multiple_of, placed, window
 from cells.crops import stretched, to_uint8
-from cells.instances import borders_between, merge_channels, numbered
+from cells.instances import borders_between, merge_channels, numbered, scale_for
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
@@ -25,9 +25,10 @@ class Maps(Dataset):
     An item is asked for by (epoch, index) and is (image (C, height, width), class map (height, width) uint8, index);
     the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
     own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
-    before the background is that of `borders_between` within `reach` pixels. scale: items are windows of the image at
-    about this scale, or without `canvas` whole images at it, in place of images scaled to the canvas. stretch: grey
-    values as `stretched`.
+    before the background is that of `borders_between` within `reach` pixels, with `rims` the rim of every cell. scale:
+    items are windows of the image at about this scale, or without `canvas` whole images at it, in place of images
+    scaled to the canvas; with `diameter` at the scale that gives an image's own cells this median diameter instead.
+    stretch: grey values as `stretched`.
     """
 
     competition: Competition
@@ -38,8 +39,10 @@ class Maps(Dataset):
     canvas: Callable[[int], tuple[int, int]] | None
     single: bool
     borders: bool = False
+    rims: bool = False
     reach: int = 2
     scale: float = 0.0
+    diameter: float = 0.0
     stretch: bool = False
     seed: int = 0
 
@@ -60,10 +63,11 @@ class Maps(Dataset):
         image = (stretched if self.stretch else to_uint8)(self.competition.read_image(self.root, key))
         generator = rng(self.seed, epoch, key)
         cells, types = numbered(self.instances(key, image.shape[:2]))
-        if self.canvas and self.scale:
-            image, cells = window(image, cells, self.canvas(epoch), self.scale, 0, generator)
+        scale = scale_for(cells, self.diameter, self.scale) if self.diameter else self.scale
+        if self.canvas and scale:
+            image, cells = window(image, cells, self.canvas(epoch), scale, 0, generator)
         else:
-            canvas = self.canvas(epoch) if self.canvas else multiple_of(cells.shape, self.scale)
+            canvas = self.canvas(epoch) if self.canvas else multiple_of(cells.shape, scale)
             image, cells = placed(image, cells, canvas, 0)
         image, cells = self.change(image, cells, generator, epoch)
         return network_input(self.competition, image), torch.from_numpy(self.target(cells, types)), index
@@ -73,7 +77,7 @@ class Maps(Dataset):
         if not self.borders:
             return types[cells]
         names = np.append(self.classes + 1, types[1:]).astype(np.uint8)[cells]
-        return np.where(borders_between(cells, self.reach), np.uint8(self.classes), names)
+        return np.where(borders_between(cells, self.reach, self.rims), np.uint8(self.classes), names)
 
     def instances(self, key: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """An image's true cells: ids by class, int32 (height, width, classes), 0 where there is none of the class.

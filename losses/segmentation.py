@@ -11,8 +11,9 @@ MAP_LOSSES: dict[str, dict[str, float]] = {
     "DiceFocalBoundary": {"dice": 0.7, "focal": 0.2, "boundary": 0.1},
     "FrequencyDice": {"dice": 1.0},
     "DiceCrossEntropy": {"dice": 0.5, "cross_entropy": 0.5},
+    "CrossEntropy": {"cross_entropy": 1.0},
 }
-UNWEIGHTED = {"DiceCrossEntropy"}  # weights by frequency would make its cells a third too large
+UNWEIGHTED = {"DiceCrossEntropy", "CrossEntropy"}  # weights by frequency would make its cells a third too large
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
 

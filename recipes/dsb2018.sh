@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
 OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-18}
-SIDE=${SIDE:-128} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-280}
+SIDE=${SIDE:-192} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-560}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
 TEST=${TEST:-$FOLDS/held/fold0.csv} TEST_IMAGES=${TEST_IMAGES:-$DATA/train}
@@ -24,9 +24,9 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
     --holdout "$HOLDOUT" --tables
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
-    --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 1 --border_reach 4 \
+    --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --diameter 32 \
     --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei \
-    --sample "$SAMPLE" --balance 0.4 --loss DiceCrossEntropy --optimizer AdamW --weight_decay 1e-4 \
+    --sample "$SAMPLE" --balance 0.4 --loss CrossEntropy --optimizer AdamW --weight_decay 1e-4 \
     --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 1e-3 \
     --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
 

@@ -28,6 +28,8 @@ from metrics.panoptic import image_quality
 from models import build_detector
 from tasks.start import freeze, start_weights
 
+RIMS = 2  # --borders: every cell's rim, not only where two touch
+
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The network of the flags with its samples; judged by mPQ, the mean over the images of that of their classes."""
@@ -52,8 +54,9 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
-        "borders": bool(args.borders), "reach": args.border_reach, "stretch": bool(args.stretch),
-        "scale": args.img_size / args.tile if args.tile else 0.0,
+        "borders": bool(args.borders), "rims": args.borders == RIMS, "reach": args.border_reach,
+        "stretch": bool(args.stretch), "scale": args.img_size / args.tile if args.tile else 0.0,
+        "diameter": args.diameter,
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)
@@ -84,7 +87,7 @@ def network(
     """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
     torch.manual_seed(args.seed)
     model = build_detector(
-        args.arch, args.num_classes + args.borders, args.in_channels, competition.MEAN, competition.STD,
+        args.arch, args.num_classes + bool(args.borders), args.in_channels, competition.MEAN, competition.STD,
         criterion=MapLoss(weights, args.loss), checkpointing=bool(args.checkpointing),
     )  # fmt: skip
     if starts:
