@@ -15,6 +15,7 @@ from cells.instances import (
     merge_channels,
     numbered,
     otsu_watershed,
+    scale_for,
     split_cells,
     texture_watershed,
 )
@@ -120,16 +121,26 @@ def test_borders_by_hand():
     assert borders_between(labels, 1).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]
     assert borders_between(labels, 2).astype(int).tolist() == [[0, 0, 0, 1, 1, 1, 1, 0, 0, 0]]
     assert borders_between(labels, 3).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
+    assert borders_between(labels, 1, background=True).astype(int).tolist() == [[0, 1, 0, 0, 1, 1, 1, 0, 0, 1]]
+
+
+def test_scale_for_by_hand():
+    labels = np.zeros((40, 60), np.int32)
+    labels[:20, :20], labels[20:30, :10], labels[:2, 40:42], labels[:2, 50:52] = 1, 2, 4, 5
+    diameter = np.sqrt(400 * 4 / np.pi)  # 400 of the 508 pixels are in a cell of 400
+    assert scale_for(labels, 2 * diameter, 9.0) == pytest.approx(2)
+    assert scale_for(labels, diameter / 100, 9.0) == 1 / 16 and scale_for(labels, 100 * diameter, 9.0) == 4
+    assert scale_for(np.zeros((4, 4), int), 10, 9.0) == 9.0 and scale_for(np.ones((4, 4), int), 0.5, 9.0) < 1
 
 
 @settings(max_examples=30, deadline=None)
-@given(hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)), st.integers(1, 3))
-def test_borders_as_slowly(labels, reach):
+@given(hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)), st.integers(1, 3), st.booleans())
+def test_borders_as_slowly(labels, reach, background):
     right = np.zeros(labels.shape, bool)
     for y, x in np.argwhere(labels > 0):
         near = labels[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
-        right[y, x] = bool(set(np.unique(near)) - {0, labels[y, x]})
-    np.testing.assert_array_equal(borders_between(labels, reach), right)
+        right[y, x] = bool(set(np.unique(near)) - ({labels[y, x]} if background else {0, labels[y, x]}))
+    np.testing.assert_array_equal(borders_between(labels, reach, background), right)
 
 
 def test_borders_cut_what_no_neck_shows():

@@ -27,6 +27,7 @@ from augment.maps import (
     window,
 )
 from cells.crops import stretched
+from cells.regions import label_areas
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError
 from common.seeds import rng
@@ -198,7 +199,21 @@ def test_samples_with_borders_at_a_scale(tmp_path):
     assert target[4].tolist() == [2, *[0] * 7, 1, 2, 1, *[0] * 7, 2, 2]
     whole.reach = 3
     assert whole.target(touching, types)[4].tolist() == [2, *[0] * 6, 1, 1, 2, 1, 1, *[0] * 6, 2, 2]
+    whole.reach, whole.rims = 1, True
+    assert whole.target(touching, types)[4].tolist() == [2, 1, *[0] * 6, 1, 2, 1, *[0] * 6, 1, 2, 2]
+    whole.rims = False
     assert whole.pixels().tolist() == [(whole.instances("0") > 0).sum(), 0, 64 * 96 - (whole.instances("0") > 0).sum()]
+
+
+def test_samples_at_the_scale_of_their_cells(tmp_path):
+    folder = make_small_blobs(tmp_path / "data", images=1)
+    competition = competitions.get("neurons", CLASSES)
+    cells = competition.read_cells(folder / "train.csv", root=folder / "images")
+    data = Maps(competition, folder / "images", ["0"], cells, MAPS["none"], None, False, scale=9.0)
+    truth = data.instances("0").max(2)
+    area = np.median(label_areas(truth)[truth[truth > 0]])
+    data.diameter = 0.5 * np.sqrt(area * 4 / np.pi)
+    assert data[1, 0][0].shape == (3, 32, 64)  # half of 64 x 96, in multiples of 32
 
 
 def test_stretched_by_hand():
