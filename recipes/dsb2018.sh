@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Nuclei of any stain and microscope (Data Science Bowl 2018, BBBC038): a U-Net of nuclei and the borders between them,
-# scored on images that were held out, with Otsu's threshold and a watershed beside it. Less than an hour of a CPU.
+# Nuclei of any stain and microscope (Data Science Bowl 2018, BBBC038): a U-Net of nuclei and their rims, scored on
+# images that were held out, with Otsu's threshold and a watershed beside it. Less than an hour of a CPU.
 #
 #   DATA=path/to/dsb2018 bash recipes/dsb2018.sh    DATA holds train.csv (id,annotation,width,height,cell_type) and train/
 #
 # Settings: OUT (folder to write), TYPES (the cell types, for even shares in training), HOLDOUT (images to score on),
-# EPOCHS of SAMPLE windows, SIDE and SIZE (windows of so many pixels a side, seen at so many), BASELINE (otsu or
-# texture), TEST and TEST_IMAGES (a table and folder of further images to score on instead), GPU, WORKERS.
+# EPOCHS of SAMPLE windows of SIZE pixels a side, DIAMETER (pixels of a cell in them), SIDE (pixels of an image that make
+# a window of SIZE where the cells' size is not known yet), BASELINE (otsu or texture), TEST and TEST_IMAGES (a table and
+# folder of further images to score on instead), GPU, WORKERS.
 # Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
 OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-18}
-SIDE=${SIDE:-192} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-560}
+SIDE=${SIDE:-192} DIAMETER=${DIAMETER:-32} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-560}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
 TEST=${TEST:-$FOLDS/held/fold0.csv} TEST_IMAGES=${TEST_IMAGES:-$DATA/train}
@@ -24,7 +25,7 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
     --holdout "$HOLDOUT" --tables
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
-    --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --diameter 32 \
+    --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --diameter "$DIAMETER" \
     --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei \
     --sample "$SAMPLE" --balance 0.4 --loss CrossEntropy --optimizer AdamW --weight_decay 1e-4 \
     --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 1e-3 \
