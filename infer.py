@@ -6,8 +6,9 @@
 
 Does what segment.py, test.py (each model, epoch, fold, seed and view), convertpredictions.py and ensemble.py do one
 after another, to the same numbers. The CSV's tables must be called probabilities_<model>_<epoch>.csv; the checkpoints
-are RESULTS/models/<model>/fold<k>/<NNN>.pth, or best.pth where <epoch> is best. The flags of the finder are
-segment.py's (--augment: its views; --views: the classifiers'), those of the rules ensemble.py's.
+are RESULTS/models/<model>/fold<k>/<NNN>.pth, or best.pth where <epoch> is best. All of a model's folds are used; when
+one of them lacks the epoch, the run ends before it begins and says so, unless --folds names others. The flags of the
+finder are segment.py's (--augment: its views; --views: the classifiers'), those of the rules ensemble.py's.
 
 All writing goes below --work_dir and to --out_path; the other folders may be read-only. The same command again does
 only what is missing: WORK has meta/, crops/, images/, cache/, submissions/ (raw predictions) and tables/ as these
@@ -65,7 +66,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--out_path", required=True, help="the submission's file")
     add("--views", default="all", help="of the classifiers: default, all, or views joined by commas; default: all")
     add("--seeds", default="0", help="of the random crops, joined by commas; 0: the whole image; default: 0")
-    add("--folds", help="joined by commas; default: of each model all that it has a checkpoint of")
+    add("--folds", help="of every model, joined by commas; default: all of each, and each must have the CSV's epoch")
+    add("--img_size", type=int, help="side of the stored whole images; default: the largest that networks read them at")
     add("--gpu_id", default="0", help="a GPU, or cpu; without any GPU the CPU is used")
     add("--mixed_precision", type=int, choices=[0, 1], default=1, help="float16 on a GPU")
     add("--workers", type=int, help="processes that find cells or read; default: one a core")

@@ -47,6 +47,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     competitions.add_flags(parser)
     parser.add_argument("--dataset", help="name of this set of images; default: train with labels, test without")
     add_finder_flags(parser)
+    parser.add_argument("--img_size", type=int, default=768, help="side of the resized images, pixels; default: 768")
     parser.add_argument("--gpu_id", default="0", help="networks: a GPU, or cpu; without any GPU the CPU is used")
     parser.add_argument("--workers", type=int, help="processes; 0 works in this one; default: one a core")
     parser.add_argument("--overwrite", action="store_true", help="do all images again")
@@ -88,7 +89,6 @@ def add_finder_flags(parser: argparse.ArgumentParser) -> None:
         help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
         "under .7), its halves nucleus and both, or none",
     )  # fmt: skip
-    parser.add_argument("--img_size", type=int, default=768, help="side of the resized images, pixels; default: 768")
 
 
 class Outcome(NamedTuple):

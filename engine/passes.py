@@ -19,7 +19,8 @@ class Model(NamedTuple):
     """A model of the ensemble CSV.
 
     sees: cell, image or nucleus, as test.py's --cellorimage; from_images: it reads whole images, not crops; weight: its
-    share of its kind's opinion; smallest: one of those without which there is no submission.
+    share of its kind's opinion; smallest: one of those without which there is no submission; img_size: pixels a side at
+    which it reads.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Model(NamedTuple):
     folds: tuple[int, ...]
     weight: float = 1.0
     smallest: bool = True
+    img_size: int = 0
 
     @property
     def table(self) -> str:

@@ -1,6 +1,7 @@
 """The prediction half of the road in one process: infer.py's stages, each on the functions of its own script."""
 
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ import test as predict
 from augment.views import parse_views
 from cells.segmenting import COLUMNS
 from cells.table import BOX, CELL_COLUMNS, read_table, write_table
-from common.errors import UserError
+from common.errors import UserError, some
 from common.files import existing, safe_name
 from common.say import say
 from competitions import Competition
@@ -46,6 +47,7 @@ class Road:
         self.config = existing(args.ensemble, "--ensemble")
         self.cells = self.work / "meta" / f"{Path(args.metadata).stem}_cell.csv"
         self.models = find_models(args, self.config, self.competition)
+        self.img_size = stored_size(args.img_size, self.models)
         self.views, self.seeds = parse_views(args.views), predict.parse_seeds(args.seeds)
 
     def write_blank(self) -> None:
@@ -57,7 +59,8 @@ class Road:
         or not reached now is outdated: it goes, for the networks look at all that is there.
         """
         folders = {name: str(self.work / place) for name, place in FOLDERS.items()}
-        flags = Namespace(**{**vars(self.args), **folders, "dataset": "test", "overwrite": False})
+        own = {**folders, "dataset": "test", "overwrite": False, "img_size": self.img_size}
+        flags = Namespace(**{**vars(self.args), **own})
         clock = self.clock.minus((1 - FINDING) * self.clock.left()) if self.clock.limited else self.clock
         found = segment.segment(flags, clock)
         for image in (*found.skipped, *found.left):
@@ -164,25 +167,65 @@ def find_models(args: Namespace, config: Path, competition: Competition) -> list
 
 def find_model(args: Namespace, config: str, name: str, rows: pd.DataFrame) -> Model:
     """The model whose table the CSV calls `name`, in those `rows`."""
+    place = f"{config} row {rows.index[0] + 2}, column Predictions:"
     match = re.fullmatch(r"probabilities_(.+)_([0-9]+|best)\.csv", Path(name).name)
     sees = sorted({"image" if kind == "image" else "cell" for kind in rows["Type"]})
     if not match or len(sees) > 1:
-        raise UserError(f"{config}: {name} must be called probabilities_<model>_<epoch>.csv, of cells or of images")
-    model, epoch = safe_name(match[1], f"{config}: Predictions"), match[2]
+        raise UserError(f"{place} {name} must be called probabilities_<model>_<epoch>.csv, of cells or of images")
+    model, epoch = safe_name(match[1], place), match[2]
     file = "best.pth" if epoch == "best" else f"{epoch_name(int(epoch))}.pth"
-    there = (Path(args.base_dir) / "models" / model).glob(f"fold*/{file}")
-    folds = parse_numbers(args.folds, "--folds") if args.folds else fold_numbers(there)
+    folds = find_folds(args, model, file, f"{place} {name}")
+    settings = [read(run_folder(args.base_dir, model, fold) / file, place)["settings"] for fold in folds]
+    kind = "nucleus" if sees == ["cell"] and settings[0]["cell"] == "nucleus" else sees[0]
+    from_images = kind == "image" or predict.finds_in_images(kind, settings[0])
+    img_size = max(own["img_size"] for own in settings)
+    return Model(model, epoch, kind, from_images, tuple(folds), rows["Weight"].sum(), rows["Smallest"].any(), img_size)
+
+
+def find_folds(args: Namespace, model: str, file: str, what: str) -> list[int]:
+    """The folds that --folds names, else all of the model's; UserError unless each has the checkpoint `file`.
+
+    what: the row of the ensemble CSV that wants it. A fold that was left out unnoticed would cost score.
+    """
+    folder = Path(args.base_dir) / "models" / model
+    folds = parse_numbers(args.folds, "--folds") if args.folds else fold_numbers(folder.glob("fold*"))
     if not folds:
-        raise UserError(f"{config} names {name}, but {args.base_dir}/models/{model} has no fold<k>/{file}")
-    for fold in folds:
-        existing(run_folder(args.base_dir, model, fold) / file, f"the checkpoint for {name}")
-    settings = read(run_folder(args.base_dir, model, folds[0]) / file, "--base_dir")["settings"]
-    kind = "nucleus" if sees == ["cell"] and settings["cell"] == "nucleus" else sees[0]
-    from_images = kind == "image" or predict.finds_in_images(kind, settings)
-    return Model(model, epoch, kind, from_images, tuple(folds), rows["Weight"].sum(), rows["Smallest"].any())
+        models = sorted(path.name for path in folder.parent.glob("[!.]*"))
+        there = f"{folder.parent} has {some(models, 8) or 'no model'}"
+        raise UserError(f"{what} needs {folder}/fold<k>/{file}, and there is no fold; {there}; is --base_dir right?")
+    paths = {fold: run_folder(args.base_dir, model, fold) / file for fold in folds}
+    lacking = [fold for fold, path in paths.items() if not path.is_file()]
+    if lacking:
+        having = [fold for fold in folds if fold not in lacking]
+        epochs = set.intersection(*(epochs_in(path.parent) for path in paths.values()))
+        raise UserError(
+            f"{what} needs {paths[lacking[0]]}, which is missing; folds with {file}: {some(having, 10) or 'none'}, "
+            f"without it: {some(lacking, 10)}; train these, give --folds only those that have it, or name an epoch "
+            f"that all have: {some(sorted(epochs, key=lambda epoch: epoch.zfill(4)), 10) or 'none'}"
+        )
+    return folds
 
 
-def fold_numbers(paths: Iterable[Path]) -> list[int]:
-    """The folds of files in folders fold0, fold1, ..."""
-    names = [path.parent.name.removeprefix("fold") for path in paths]
+def fold_numbers(folders: Iterable[Path]) -> list[int]:
+    """The folds that folders fold0, fold1, ... are of."""
+    names = [folder.name.removeprefix("fold") for folder in folders]
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def epochs_in(folder: Path) -> set[str]:
+    """The epochs of which a run's folder has a checkpoint, as the ensemble CSV writes them: 1, 2, ..., best."""
+    names = {path.stem for path in folder.glob("*.pth")}
+    return {str(int(name)) if name.isdecimal() else name for name in names if name.isdecimal() or name == "best"}
+
+
+def stored_size(given: int | None, models: Sequence[Model]) -> int:
+    """The side of the stored whole images in pixels: `given`, else the largest that a network reads them at.
+
+    Warns of networks that read them larger than `given`. Where all read crops, theirs is taken: nobody looks.
+    """
+    readers = [model for model in models if model.from_images]
+    for model in readers:
+        if given is not None and given < model.img_size:
+            less = f"--img_size {given} is less than the {model.img_size} pixels at which {model.name} was trained"
+            say(f"warning: {less}; its images are made smaller, then larger again", sys.stderr)
+    return max(model.img_size for model in readers or models) if given is None else given

@@ -55,7 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--out", help="folder of the bundle")
     competitions.add_flags(parser)
     add("--base_dir", default="results", help="train.py's --result_dir")
-    add("--folds", help="joined by commas; default: of each model all that it has a checkpoint of")
+    add("--folds", help="of every model, joined by commas; default: all of each, and each must have the CSV's epoch")
     add("--half", type=int, choices=[0, 1], default=0, help="1: weights in half precision, half the size")
     # The finder's weights; its other flags are infer.py's.
     add("--nuc_model", help="hpacellseg: weights of the nuclei's network")

@@ -276,8 +276,8 @@ def rows(trained: Path, folder: Path, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("probabilities_Image_7.csv", "other.csv names probabilities_Image_7.csv.*no fold<k>/007.pth"),
-        ("probabilities_Absent_best.csv", "other.csv names probabilities_Absent_best.csv"),
+        ("probabilities_Image_7.csv", "other.csv row 3, .*: probabilities_Image_7.csv needs .*Image/fold0/007.pth,"),
+        ("probabilities_Absent_best.csv", "other.csv row 3, .*: probabilities_Absent_best.csv needs .*is no fold"),
         ("image.csv", "image.csv must be called probabilities_<model>_<epoch>.csv"),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_checkpoint_that_is_missing(trained, tmp_path, table, message):
         (["--time_limit", "soon"], "--time_limit 'soon' must be a time"),
         (["--nuc_model", "absent.pth"], "--nuc_model does not exist: absent.pth"),
         (["--weights", "absent.pth"], "--weights does not exist: absent.pth"),
-        (["--folds", "3"], "checkpoint for probabilities_Cell_1.csv does not exist.*fold3"),
+        (["--folds", "3"], "row 2, .*: probabilities_Cell_1.csv needs .*fold3/001.pth, which is missing"),
         (["--wheel_list", "absent.txt"], "--wheel_list does not exist: absent.txt"),
         (["--python", "3.11,three"], "--python 3.11,three: 'three' must be a version such as 3.11"),
     ],

@@ -30,6 +30,7 @@ from engine.checkpoints import run_folder, save
 from engine.clock import MARGIN, NO_TIME, Clock, in_time, parse_duration, show_duration, start_clock
 from engine.passes import FIRST_WRITING, Costs, Model, Pass, plan, run_passes
 from engine.predict import Tally
+from engine.road import Road
 from losses import build_loss
 from models import Classifier, build
 
@@ -269,10 +270,12 @@ def make_images(name: str, folder: Path) -> None:
     synthesize.main(["--competition", name, "--out_dir", str(folder), *flags])
 
 
-def make_network(results: Path, name: str, file: str, fold: int, cell: str, competition: str, seed: int) -> Path:
+def make_network(
+    results: Path, name: str, file: str, fold: int, cell: str, competition: str, seed: int, img_size: int = 40
+) -> Path:
     """A checkpoint as train.py writes it, of a small network with drawn weights."""
     own = competitions.get(competition)
-    sizes = {"num_classes": len(own.CLASSES), "in_channels": len(own.CHANNELS), "img_size": 40, "crop_size": 32}
+    sizes = {"num_classes": len(own.CLASSES), "in_channels": len(own.CHANNELS), "img_size": img_size, "crop_size": 32}
     net = build("test_resnet", sizes["num_classes"], sizes["in_channels"], 32)
     model = Classifier(net, build_loss("BCE", np.ones(sizes["num_classes"])), own.MEAN, own.STD)
     for number, values in enumerate(model.parameters()):
@@ -321,7 +324,7 @@ def infer_flags(home: Path, work: Path, *more: str, name: str = "hpa") -> list[s
     return [
         "--competition", name, "--ensemble", str(home / "both.csv"), "--metadata", str(home / "data" / metadata),
         "--root_dir", str(home / "data" / root), "--base_dir", str(home / "results"), "--work_dir", str(work),
-        "--out_path", str(work / "submission.csv"), "--img_size", "64", "--workers", "0", "--gpu_id", "cpu", *more,
+        "--out_path", str(work / "submission.csv"), "--workers", "0", "--gpu_id", "cpu", *more,
     ]  # fmt: skip
 
 
@@ -345,7 +348,7 @@ def test_the_same_as_the_scripts_one_by_one(home, full, tmp_path):
     folders = [word for flag, name in zip(["meta", "crop", "img", "cache"], names, strict=True)
                for word in (f"--{flag}_dir", str(tmp_path / name))]  # fmt: skip
     sample = str(data / "sample_submission.csv")
-    segment.main(["--metadata", sample, "--root_dir", str(data / "test"), *folders, "--img_size=64", "--workers=0"])
+    segment.main(["--metadata", sample, "--root_dir", str(data / "test"), *folders, "--img_size=40", "--workers=0"])
     cells = str(tmp_path / "meta" / "sample_submission_cell.csv")
     raw = str(tmp_path / "raw")
     for model, file, fold in NETWORKS:
@@ -474,22 +477,91 @@ def test_a_submission_without_cells_is_valid(name, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [
-        ({"other.csv": ("cell", 1)}, [], "other.csv must be called probabilities_<model>_<epoch>.csv"),
-        ({"probabilities_Cell_A_7.csv": ("cell", 1)}, [], "models/Cell_A has no fold<k>/007.pth"),
-        ({"probabilities_.._7.csv": ("cell", 1)}, [], "Predictions '..' cannot be a file name"),
-        (ROWS, ["--folds", "0,1"], "the checkpoint for probabilities_Cell_B_1.csv does not exist"),
+        ({"other.csv": ("cell", 1)}, [],
+         "both.csv row 2, column Predictions: other.csv must be called probabilities_<model>_<epoch>.csv"),
+        ({"probabilities_.._7.csv": ("cell", 1)}, [], "row 2, column Predictions: '..' cannot be a file name"),
         (ROWS, ["--gpu_id", "0,1"], "--gpu_id 0,1 must be one GPU's number or the word cpu"),
         (ROWS, ["--time_limit", "soon"], "--time_limit 'soon' must be a time above zero"),
         (ROWS, ["--views", "rot90"], "rot90 is not known"),
         (ROWS, ["--metadata", "DATA/train.csv"], "needs sample_submission.csv as"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_done(home, tmp_path, rows, more, message):
     config = make_ensemble(tmp_path / "both.csv", "hpa", rows)
     more = [word.replace("DATA", str(home / "data")) for word in more]
     with pytest.raises(UserError, match=re.escape(message)):
         infer.main([*infer_flags(home, tmp_path / "work"), "--ensemble", str(config), *more])
     assert not (tmp_path / "work" / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        # An epoch that no fold has, one that not all have, one that not all that --folds names have.
+        ("Cell_A_7", [], "Cell_A/fold0/007.pth, which is missing; folds with 007.pth: none, without it: 0, 1; "
+         "train these, give --folds only those that have it, or name an epoch that all have: 2"),
+        ("Cell_A_10", [], "Cell_A/fold1/010.pth, which is missing; folds with 010.pth: 0, without it: 1; "),
+        ("Cell_A_2", ["--folds", "0,1,3"], "Cell_A/fold3/002.pth, which is missing; folds with 002.pth: 0, 1, without "
+         "it: 3; train these, give --folds only those that have it, or name an epoch that all have: none"),
+        # A fold whose training has only begun.
+        ("Image_3", [], "Image/fold4/003.pth, which is missing; folds with 003.pth: 0, 2, without it: 4; "),
+        # A model of which there is nothing.
+        ("Absent_best", [], "Absent/fold<k>/best.pth, and there is no fold; RESULTS/models has Cell_A, Cell_B, Image; "
+         "is --base_dir right?"),
+        ("Absent_best", ["--base_dir", "RESULTS/absent"], "Absent/fold<k>/best.pth, and there is no fold; "
+         "RESULTS/absent/models has no model; is --base_dir right?"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_missing(gaps, home, tmp_path, name, more, message):
+    """It is the CSV's second row, which an editor shows as line 3, though models are looked for in another order."""
+    table, results = f"probabilities_{name}.csv", str(gaps / "results")
+    config = make_ensemble(tmp_path / "own.csv", "hpa", {"probabilities_Cell_B_1.csv": ("cell", 1), table: ("cell", 1)})
+    flags = ["--ensemble", str(config), "--base_dir", "RESULTS", *more]
+    start = re.escape(f"{config} row 3, column Predictions: {table} needs ")
+    with pytest.raises(UserError, match=f"^{start}.*{re.escape(message.replace('RESULTS', results))}"):
+        infer.main(infer_flags(home, tmp_path / "work", *(word.replace("RESULTS", results) for word in flags)))
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture(scope="module")
+def gaps(home, tmp_path_factory) -> Path:
+    """Checkpoints of which some folds lack some."""
+    folder = tmp_path_factory.mktemp("gaps")
+    shutil.copytree(home / "results", folder / "results")
+    make_network(folder / "results", "Cell_A", "010.pth", 0, "cell", "hpa", 1, img_size=64)
+    make_network(folder / "results", "Image", "003.pth", 0, "image", "hpa", 2, img_size=44)
+    make_network(folder / "results", "Image", "003.pth", 2, "image", "hpa", 3, img_size=56)
+    (folder / "results" / "models" / "Image" / "fold4").mkdir()
+    return folder
+
+
+def road_of(gaps: Path, home: Path, names: str, *more: str) -> Road:
+    rows = {f"probabilities_{name}.csv": (name.split("_")[0].lower(), 1) for name in names.split(",")}
+    config = make_ensemble(gaps / "own.csv", "hpa", rows)
+    flags = ["--base_dir", str(gaps / "results"), "--ensemble", str(config), *more]
+    return Road(infer.get_args_parser().parse_args(infer_flags(home, gaps / "work", *flags)), Clock())
+
+
+def test_folds_that_are_named_are_those_that_are_used(gaps, home):
+    assert [own.folds for own in road_of(gaps, home, "Cell_A_10,Image_3", "--folds", "0").models] == [(0,), (0,)]
+    assert [own.folds for own in road_of(gaps, home, "Cell_A_2,Cell_B_1").models] == [(0, 1), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "size", "warned"),
+    [
+        ("Cell_A_10,Image_3", ["--folds", "0"], 44, []),  # cells are read from crops, whatever their img_size
+        ("Image_3", ["--folds", "0,2"], 56, []),  # the largest of the folds
+        ("Cell_A_10", ["--folds", "0"], 64, []),  # nobody reads whole images
+        ("Cell_A_10,Image_3", ["--folds", "0", "--img_size", "44"], 44, []),
+        ("Image_best,Image_3", ["--folds", "0", "--img_size", "43"], 43,
+         ["--img_size 43 is less than the 44 pixels at which Image was trained"]),
+    ],
+)  # fmt: skip
+def test_images_are_stored_as_large_as_networks_read_them(gaps, home, capsys, names, more, size, warned):
+    assert road_of(gaps, home, names, *more).img_size == size
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"warning: {text}; its images are made smaller, then larger again" for text in warned]
 
 
 def test_the_second_of_two_runs_refuses(home, tmp_path):
