@@ -33,8 +33,9 @@ class AttentionUNet(nn.Module):
         self.decoder = nn.ModuleList(map(partial(UpBlock, norm=norm), (widths[32], *decoder[:-1]), skips, decoder))
         self.last = nn.ConvTranspose2d(decoder[-1], decoder[-1], 2, 2)
         self.head = nn.Sequential(
-            norm(decoder[-1]),  # without it all channels may fall silent on the rarer classes, for good
-            nn.ReLU(inplace=True), nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], maps, 1),
+            norm(decoder[-1]),
+            nn.SiLU(inplace=True),  # with a ReLU all channels may fall silent on the rarer classes, for epochs or for good
+            nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], maps, 1),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)
 
