@@ -34,7 +34,7 @@ class AttentionUNet(nn.Module):
         self.last = nn.ConvTranspose2d(decoder[-1], decoder[-1], 2, 2)
         self.head = nn.Sequential(
             norm(decoder[-1]),
-            nn.SiLU(inplace=True),  # with a ReLU all channels may fall silent on the rarer classes, for epochs or for good
+            nn.SiLU(inplace=True),  # with a ReLU all channels may fall silent on the rarer classes, for long
             nn.Dropout2d(dropout), nn.Conv2d(decoder[-1], maps, 1),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)
