@@ -1,8 +1,8 @@
 """How fast synthesize.py draws, and how like the real images its images are.
 
     python benchmarks/synthesize.py                                     # speed
-    python benchmarks/synthesize.py --real ../shared/data/hpa           # ... and figures beside those of real images
-    python benchmarks/synthesize.py --real ../shared/data/hpa --docs docs   # ... and the pictures of docs/synthetic.md
+    python benchmarks/synthesize.py --real path/to/hpa           # ... and figures beside those of real images
+    python benchmarks/synthesize.py --real path/to/hpa --docs docs   # ... and the pictures of docs/synthetic.md
 
 Speed is the CPU time of one process with one thread, drawing and writing included, against the plain way: the same
 functions, but every cell drawn on the whole image instead of in a box of its own.

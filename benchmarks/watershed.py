@@ -1,6 +1,6 @@
 """How well the finder `watershed` finds the HPA Cell Segmentator's cells, beside a plain watershed of 15 lines.
 
-    python benchmarks/watershed.py --data_dir ../shared/data/hpa [--stress 0] [--synthetic FOLDER] [--nuclei FOLDER] \
+    python benchmarks/watershed.py --data_dir path/to/hpa [--stress 0] [--synthetic FOLDER] [--nuclei FOLDER] \
         [--pictures FOLDER] [--cells NAME=TABLE ...]
 
 `--data_dir` holds train/ and segmentator_masks/ (a label image per image). Prints per image the cells of the
