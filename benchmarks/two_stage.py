@@ -30,7 +30,8 @@ import segment
 import synthesize
 import test as predict
 from cells.crops import cut_box, resize
-from cells.network_finder import open_network, predict_view, to_input
+from cells.network_finder import open_network, predict_view
+from cells.pieces import to_input
 from competitions import Competition, cytologia
 from engine import checkpoints
 from engine.data import channels_first

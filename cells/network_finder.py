@@ -1,6 +1,6 @@
 """Cells found by networks that train.py trained: one or several checkpoints, in one or several views, fused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,28 +10,25 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional
 
-from augment.scenes import FILL, fitted, scaled
 from augment.views import VIEWS, apply_view, undo_view
 from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
-from cells.crops import stretched, to_uint8
 from cells.finders import Found
 from cells.found_masks import cut_from_box
 from cells.instance_fusion import fuse_instances
 from cells.instances import bordered_instances, class_instances, scale_for
 from cells.overlaps import Cut, remove_overlaps
-from cells.tiling import is_whole, taper, tile_corners
+from cells.pieces import batches, in_image
+from cells.tiling import taper
 from common.errors import UserError, choose
 from competitions import Competition
 from engine.checkpoints import load_model, read
-from engine.scenes import network_input, of_side
+from engine.scenes import of_side
 from models import build_detector, finds_masks, task_of
 from tasks.detect import detector_options
 
-MULTIPLE = 32  # what networks need of an input's sides
 FUSIONS = ("wbf", "centre", "nms")
 LOOKS, NEAR = 3, 1.25  # at an image before its cells' size is believed, or until two sizes agree so far
-BATCH = 8  # images or tiles at once on a GPU; a CPU is faster one by one
 
 
 class Fusing(NamedTuple):
@@ -51,17 +48,6 @@ class Masks(NamedTuple):
     cuts: list[Cut]
     scores: np.ndarray
     labels: np.ndarray
-
-
-class Piece(NamedTuple):
-    """An image, or a tile of one: its place in the batch, its upper left corner (y, x), its pixels (h, w, C), and the
-    shape (height, width) that the network sees it at.
-    """
-
-    image: int
-    corner: tuple[int, int]
-    pixels: np.ndarray
-    size: tuple[int, int]
 
 
 class NetworkFinder:
@@ -100,36 +86,12 @@ class NetworkFinder:
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
         return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]
 
-    def _pieces(self, images: list[np.ndarray], img_size: int, tile: int) -> list[list[Piece]]:
-        """The images, or their tiles, in lists of one size that fit into a batch."""
-        by_shape: dict[tuple, list[Piece]] = {}
-        for index, image in enumerate(images):
-            side = tile or max(image.shape)
-            for y, x in tile_corners(image.shape[:2], side):
-                pixels = image[y : y + side, x : x + side]
-                longer = max(pixels.shape[:2])
-                size = fitted(*pixels.shape[:2], round(img_size * longer / side) or 1)
-                by_shape.setdefault(pixels.shape, []).append(Piece(index, (y, x), pixels, size))
-        batch = 1 if self.fabric.device.type == "cpu" else BATCH
-        return [own[first : first + batch] for own in by_shape.values() for first in range(0, len(own), batch)]
-
-    def _batches(
-        self, images: list[np.ndarray], settings: dict, tile: int
-    ) -> Iterator[tuple[list[Piece], torch.Tensor]]:
-        """Pieces with what the network sees of them."""
-        if settings.get("stretch"):
-            images = [stretched(image) for image in images]
-        for pieces in self._pieces(images, settings["img_size"], tile):
-            canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
-            inputs = [to_input(piece.pixels, piece.size, canvas, self.competition) for piece in pieces]
-            yield pieces, torch.stack(inputs).to(self.fabric.device)
-
     def _finds(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[list[dict]]:
         """What one network finds in each image: a dict of boxes in the image's pixels, scores, labels (and masks on the
         boxes) for each view.
         """
         found = [[[] for _ in self.views] for _ in images]
-        for pieces, batch in self._batches(images, settings, self.tile):
+        for pieces, batch in batches(images, settings, self.tile, self.competition, self.fabric.device):
             for place, view in enumerate(self.views):
                 for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
                     found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
@@ -161,7 +123,7 @@ class NetworkFinder:
         count = settings["num_classes"] + bool(settings.get("borders")) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
-        for pieces, batch in self._batches(images, settings, tile):
+        for pieces, batch in batches(images, settings, tile, self.competition, self.fabric.device):
             mean = sum(map_view(model, batch, view) for view in views) / len(views)
             height, width = pieces[0].pixels.shape[:2]
             seen = mean[..., : pieces[0].size[0], : pieces[0].size[1]]
@@ -237,17 +199,6 @@ def found_in_maps(probs: np.ndarray, borders: bool = False) -> Found:
     return Found(cells, np.zeros_like(cells), scores=sums / np.maximum(areas, 1), labels=classes)
 
 
-def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:
-    """The finds of a piece with their boxes in the pixels of the image of `shape`, without those that other tiles see
-    better.
-    """
-    tile = piece.pixels.shape[:2]
-    y, x = piece.corner
-    boxes = find["boxes"] / np.float32([piece.size[1] / tile[1], piece.size[0] / tile[0]] * 2)
-    whole = is_whole(boxes, piece.corner, tile, shape)
-    return {name: values[whole] for name, values in {**find, "boxes": boxes + np.float32([x, y, x, y])}.items()}
-
-
 def joined(finds: list[dict]) -> dict:
     """Several finds in an image, of its pieces or of networks and views, as one."""
     return {name: np.concatenate([one[name] for one in finds]) for name in finds[0]}
@@ -284,15 +235,6 @@ def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[n
     )
     load_model(model, checkpoint, path, "--weights")
     return fabric.setup(model).eval(), settings
-
-
-def to_input(
-    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition
-) -> torch.Tensor:
-    """An image (h, w, C) at `size` in the upper left corner of `canvas`, both (height, width), as networks take it."""
-    padded = np.full((*canvas, image.shape[2]), FILL, np.uint8)
-    padded[: size[0], : size[1]] = scaled(to_uint8(image), size)
-    return network_input(competition, padded)
 
 
 @torch.inference_mode()
