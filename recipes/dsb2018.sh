@@ -47,3 +47,6 @@ find_score network --weights "$RESULTS/models/Nuclei/fold0/$(printf %03d "$EPOCH
     --augment default,fliplr,flipud,transpose
 python visualize.py overlays "${one[@]}" --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
     --cell_meta_csv_path "$OUT/meta/network/${name}_cell.csv" --out_path "$OUT/pictures"
+python report.py "$OUT" "${one[@]}" --truth "$TEST" --root_dir "$TEST_IMAGES" --names "$BASELINE" network \
+    --cell_meta_csv_path "$OUT/meta/network/${name}_cell.csv" \
+    --submission "$OUT/submission_${BASELINE}_$name.csv" "$OUT/submission_network_$name.csv"

@@ -49,3 +49,4 @@ if [ -e "$DATA/test_truth.csv" ]; then
 fi
 python visualize.py overlays "${own[@]}" --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" --limit 4 \
     --cell_meta_csv_path "$OUT/meta/sample_submission_cell.csv" --out_path "$OUT/pictures" "${truth[@]}"
+python report.py "$OUT" "${own[@]}" "${truth[@]}" --root_dir "$DATA/test"
