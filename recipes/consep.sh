@@ -8,6 +8,6 @@ set -euo pipefail
 export CLASSES=${CLASSES:-Other,Inflammatory,Epithelial,Spindle} OUT=${OUT:-results_consep} FOLDS=${FOLDS:-0 1}
 export ARCH=${ARCH:-unet_light_tf_efficientnet_lite0}
 export MORE="--pretrained efficientnet-lite0 --borders 2 --border_reach 3 --loss CrossEntropy --augment pannuke_at_once
-    --tile 160 --diameter 32 --img_size 256 --crop_size 256 --progressive 0 --epochs ${EPOCHS:-8} --sample 560 --batch_size 4
-    --lr 1e-3 --backbone_lr 0.5 --freeze_norms 1 --ema 0.98 --swa_start 0 --mixup 0 ${MORE:-}"
+    --tile 160 --diameter 32 --img_size 256 --crop_size 256 --progressive 0 --epochs ${EPOCHS:-6} --sample 560 --batch_size 4
+    --lr 2e-3 --backbone_lr 0.3 --freeze_norms 1 --clipnorm 1 --ema 0.98 --swa_start 0 --mixup 0 ${MORE:-}"
 TILE=160 bash "$(dirname "$0")/pannuke.sh"
