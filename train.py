@@ -12,10 +12,12 @@ A flag that is not given takes the competition's published default.
 """
 
 import argparse
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from lightning_fabric import Fabric
+from torch import nn
 
 import competitions
 from augment import TRAIN
@@ -258,7 +260,7 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
         swa_start=args.swa_start,
         ema=args.ema,
         patience=args.patience,
-        held=batch_norms(task.model) if args.freeze_norms else (),
+        held=held_norms(args, task.model),
         skip_nonfinite=args.skip_nonfinite,
     )
     progress = fit(fabric, task, optimizer, plan, say)
@@ -272,6 +274,20 @@ def mixing(args: argparse.Namespace) -> Mix | None:
     if task_of(args.arch) == "segment":
         return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.borders) + 1)
     return Mixing(args.mixup, args.cutmix, args.mix_share)
+
+
+def held_norms(args: argparse.Namespace, model: nn.Module) -> Sequence[nn.Module]:
+    """The layers of --freeze_norms. A mean of weights has no statistics for others: those would have to be recomputed
+    with these held, which torch's own tool cannot.
+    """
+    if not args.freeze_norms:
+        return ()
+    held = batch_norms(model)
+    others = sum(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()) - len(held)
+    if args.swa_start and others:
+        raise UserError(f"--swa_start beside --freeze_norms: {args.arch} has {others} batch norms outside of its "
+            "backbone; unet_light_<timm> has none")  # fmt: skip
+    return held
 
 
 def accumulation(args: argparse.Namespace, gpus: int) -> int:

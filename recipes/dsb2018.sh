@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-18}
+OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} EPOCHS=${EPOCHS:-14}
 SIDE=${SIDE:-192} DIAMETER=${DIAMETER:-32} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-560}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 FOLDS=$OUT/cv_folds RESULTS=$OUT/results
@@ -29,7 +29,8 @@ python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/tra
     --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei \
     --sample "$SAMPLE" --balance 0.4 --loss CrossEntropy --optimizer AdamW --weight_decay 1e-4 \
     --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 1e-3 \
-    --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98
+    --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98 \
+    --swa_start "$((EPOCHS / 2 + 1))" --swa_lr 0.2 --swa_anneal "$((EPOCHS / 2))"
 
 name=$(basename "$TEST" .csv)
 find_score() { # what to call it, then flags of the finder
@@ -42,8 +43,8 @@ find_score() { # what to call it, then flags of the finder
 }
 echo "== the baseline"
 find_score "$BASELINE" --finder "$BASELINE"
-echo "== the network: its last weights, as the images that were held out chose none"
-find_score network --weights "$RESULTS/models/Nuclei/fold0/$(printf %03d "$EPOCHS").pth" --tile "$SIDE" \
+echo "== the network: the mean of its weights over the later half, as the images that were held out chose none"
+find_score network --weights "$RESULTS/models/Nuclei/fold0/swa.pth" --tile "$SIDE" \
     --augment default,fliplr,flipud,transpose
 python visualize.py overlays "${one[@]}" --metadata "$TEST" --root_dir "$TEST_IMAGES" --truth "$TEST" --limit 6 \
     --cell_meta_csv_path "$OUT/meta/network/${name}_cell.csv" --out_path "$OUT/pictures"

@@ -117,13 +117,16 @@ def test_unet_is_trained_goes_on_and_finds_cells(data, tmp_path, monkeypatch):
 def test_unet_with_borders_in_windows(data, tmp_path):
     arch = "unet_light_resnet18"
     own = ["--augment", "nuclei", "--borders", "2", "--tile", "48", "--img_size", "64", "--num_classes", "1"]
-    own += ["--stretch", "1", "--freeze_norms", "1", "--diameter", "20"]
+    own += ["--stretch", "1", "--freeze_norms", "1", "--diameter", "20", "--swa_start", "2"]
+    with pytest.raises(UserError, match="unet_resnet18 has 21 batch norms outside of its backbone"):
+        train.main([*train_flags(data, "unet_resnet18", *own, "--loss", "CrossEntropy"), "--result_dir", str(tmp_path)])
     train.main(train_flags(data, arch, *own, "--sample", "-1", "--loss", "CrossEntropy", "--mixup", "0.4"))
     log = pd.read_csv(run_folder(data, arch) / "log.csv")
     assert {"bPQ", "weighted_dice"} <= set(log)
-    weights = str(run_folder(data, arch) / "best.pth")
-    state = torch.load(weights, weights_only=True)["model"]
-    assert all((value == 0).all() for name, value in state.items() if name.endswith("running_mean"))  # as it began
+    for weights in (run_folder(data, arch) / "best.pth", run_folder(data, arch) / "swa.pth"):
+        state = torch.load(weights, weights_only=True)["model"]
+        assert all((value == 0).all() for name, value in state.items() if name.endswith("running_mean"))  # as it began
+    weights = str(weights)
     assert segment.main(segment_flags(data, tmp_path, "--weights", weights, "--tile", "48")) is None
     cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
     assert "score" in cells
