@@ -101,7 +101,8 @@ class Bench:
         for share in generator.random(disks):
             resize(self.room, "256m")
             copy(self.before, place)
-            resize(self.room, str(max(used(self.room), first) + int(share * pages) * page))
+            room = max(used(self.room), first) + int(share * pages) * page
+            resize(self.room, str(room or page))  # 0 would be without a limit
             ended = self.start(place=place)
             full += ended.code != 0
             fault = self.fault(ended, place) if ended.code else ""
