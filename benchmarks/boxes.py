@@ -36,7 +36,6 @@ from metrics.box_class import best_prediction
 from metrics.box_map import BOX, coco_ap
 from models.centernet import decode as decode_maps
 from models.yolox import YOLOX
-from models.yolox import decode as decode_places
 
 BATCH, DECODED = 8, 512  # images at once, and the pixels that networks see them at
 SIDE, NMS, WBF, SKIP, RADIUS = 370, 0.3, 0.25, 1e-4, 12  # pixels, and the published settings
@@ -163,9 +162,8 @@ def yolox_decodes() -> Callable[[], Any]:
     settings = SimpleNamespace(threshold=0.001, nms_iou=NMS, top_k=300)
 
     def work() -> None:
-        boxes, scores = decode_places(raw, places), raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-        for one in zip(boxes, scores, strict=True):
-            YOLOX.best(settings, *one)
+        for one in raw:
+            YOLOX.best(settings, one, places)
 
     return work
 

@@ -49,12 +49,11 @@ class YOLOX(nn.Module):
         height, width = images.shape[2:]
         raw, places = self.raw(images)
         with torch.autocast(raw.device.type, enabled=False):
-            boxes = decode(raw, places)
-            if self.training:
-                late = any(one.get("late", False) for one in targets)
-                return self.losses(raw, boxes, places, [centred(one, height, width) for one in targets], late)
-            scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-            return [self.best(*one) for one in zip(boxes, scores, strict=True)]
+            if not self.training:
+                return [self.best(one, places) for one in raw]
+            late = any(one.get("late", False) for one in targets)
+            centres = [centred(one, height, width) for one in targets]
+            return self.losses(raw, decode(raw, places), places, centres, late)
 
     def raw(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The heads' float32 output (N, A, 5 + K) at all places: x, y, log width, log height in strides, the logits of
@@ -117,13 +116,14 @@ class YOLOX(nn.Module):
         labels, mine, overlaps, rows, _ = found
         return mine, truth[rows], labels, overlaps
 
-    def best(self, boxes: torch.Tensor, scores: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One image's boxes (A, 4) as centre and size, with scores (A, K): those above the threshold that no better one
-        of the same class overlaps.
+    def best(self, raw: torch.Tensor, places: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One image's finds, from `raw`: those above the threshold that no better one of the same class overlaps. Few
+        places are above it, and only theirs are decoded.
         """
-        scores, labels = scores.max(dim=1)
-        keep = scores > self.threshold
-        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        logits, labels = raw[:, 5:].max(dim=1)
+        scores = raw[:, 4].sigmoid() * logits.sigmoid()
+        keep = (scores > self.threshold).nonzero()[:, 0]
+        boxes, scores, labels = decode(raw[keep], places[keep]), scores[keep], labels[keep]
         boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
         keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.top_k]
         return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
@@ -168,9 +168,9 @@ def yolox(
 
 
 def decode(raw: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Boxes (N, A, 4) as centre x, y, width, height in pixels; see `YOLOX.raw`."""
+    """Boxes (..., A, 4) as centre x, y, width, height in pixels; see `YOLOX.raw`."""
     corner, stride = places[:, :2], places[:, 2:]
-    return torch.cat([(raw[..., :2] + corner) * stride, raw[..., 2:4].clamp(max=MOST).exp() * stride], dim=2)
+    return torch.cat([(raw[..., :2] + corner) * stride, raw[..., 2:4].clamp(max=MOST).exp() * stride], dim=-1)
 
 
 def centred(target: dict[str, torch.Tensor], height: int, width: int) -> dict[str, torch.Tensor]:
