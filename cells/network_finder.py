@@ -70,7 +70,7 @@ class NetworkFinder:
         if len(kinds) > 1:
             raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
         self.maps = kinds == {"segment"}
-        forms = {(settings["num_classes"], bool(settings.get("borders"))) for _, settings in self.networks}
+        forms = {(settings["num_classes"], has_borders(settings)) for _, settings in self.networks}
         if len(forms) > 1:
             raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
         classes, borders = next(iter(forms))
@@ -110,7 +110,7 @@ class NetworkFinder:
         tile, size = self.tile or max(image.shape[:2]), settings["img_size"]
         for _ in range(LOOKS):
             maps = self._mapped_by_tile(model, settings, [image], tile, self.views[:1])[0]
-            before, cells = tile, found_in_maps(maps, bool(settings["borders"])).cells
+            before, cells = tile, found_in_maps(maps, has_borders(settings)).cells
             tile = round(size / scale_for(cells, settings["diameter"], size / tile))
             if max(tile / before, before / tile) < NEAR:
                 break
@@ -120,7 +120,7 @@ class NetworkFinder:
         self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int, views: Sequence[str]
     ) -> list[np.ndarray]:
         """The class maps of each image, the mean of all views and, where tiles overlap, of tiles."""
-        count = settings["num_classes"] + bool(settings.get("borders")) + 1
+        count = settings["num_classes"] + has_borders(settings) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
         for pieces, batch in batches(images, settings, tile, self.competition, self.fabric.device):
@@ -219,6 +219,11 @@ def fuse_finds(finds: list[dict], fusing: Fusing) -> tuple[np.ndarray, np.ndarra
     return fused.boxes, fused.scores, fused.groups
 
 
+def has_borders(settings: dict) -> bool:
+    """Whether a network's class maps have one of the borders between cells, or of their rims."""
+    return bool(settings.get("borders"))
+
+
 def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[nn.Module, dict]:
     """A detector, or a network of class maps, of train.py with its settings."""
     checkpoint = read(path, "--weights")
@@ -228,7 +233,7 @@ def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[n
     for name, right in (("in_channels", len(competition.CHANNELS)), ("num_classes", len(competition.CLASSES))):
         if settings[name] != right and not (name == "num_classes" and settings[name] == 1):
             raise UserError(f"--weights {path} was trained with --{name} {settings[name]}, {right} is right here")
-    classes = settings["num_classes"] + bool(settings.get("borders"))
+    classes = settings["num_classes"] + has_borders(settings)
     options = detector_options(settings["arch"], settings["img_size"], competition)
     model = build_detector(
         settings["arch"], classes, settings["in_channels"], competition.MEAN, competition.STD, **options

@@ -138,11 +138,11 @@ def _end_average(run: Run, say: Callable[[str], None]) -> None:
     it as swa.pth.
     """
     fabric, task, plan, last = run.fabric, run.task, run.plan, run.progress.epoch - 1
-    order = epoch_order(len(task.train), plan.seed, last, task.draw_weights, plan.draws)
-    batches = Batches(order, plan.batch_size, last, rank=fabric.global_rank, world=fabric.world_size)
-    data = fabric.setup_dataloaders(loader(task.train, batches, plan.workers), use_distributed_sampler=False)
     with fabric.autocast():
         if not plan.held:
+            order = epoch_order(len(task.train), plan.seed, last, task.draw_weights, plan.draws)
+            batches = Batches(order, plan.batch_size, last, rank=fabric.global_rank, world=fabric.world_size)
+            data = fabric.setup_dataloaders(loader(task.train, batches, plan.workers), use_distributed_sampler=False)
             refresh(run.swa, tqdm(batches_of(data), "average", len(batches), leave=False))
         scores = task.validate(fabric, run.swa.module.eval())
     say(f"mean of {int(run.swa.n_averaged)} epochs' weights: {task.select} {scores[task.select]:.4f}, swa.pth")

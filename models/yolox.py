@@ -120,9 +120,11 @@ class YOLOX(nn.Module):
         """One image's finds, from `raw`: those above the threshold that no better one of the same class overlaps. Few
         places are above it, and only theirs are decoded.
         """
+        likely = (raw[:, 4].sigmoid() > self.threshold).nonzero()[:, 0]  # no score is above the objectness
+        raw, places = raw[likely], places[likely]
         logits, labels = raw[:, 5:].max(dim=1)
         scores = raw[:, 4].sigmoid() * logits.sigmoid()
-        keep = (scores > self.threshold).nonzero()[:, 0]
+        keep = scores > self.threshold
         boxes, scores, labels = decode(raw[keep], places[keep]), scores[keep], labels[keep]
         boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
         keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.top_k]
