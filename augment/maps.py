@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from augment.colours import blur, brightness_contrast, gamma, grey, hue_saturation, inverted, noise
+from augment.colours import blur, brightness_contrast, gamma, grey, hue_saturation, inverted, noise, stain
 from augment.mixing import mixup
 from augment.scenes import FILL, about_middle, by_fours, fitted, scaled, sometimes
 from common.errors import UserError
@@ -144,15 +144,15 @@ def pannuke_at_once(image: np.ndarray, labels: np.ndarray, generator: np.random.
 
 
 def nuclei(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator, epoch: int) -> Pair:
-    """For nuclei of any stain and microscope: flips, quarter turns, distortions; brightness, gamma, hue, grey, dark for
-    bright, noise or blur.
+    """For nuclei of any stain and microscope: flips, quarter turns, distortions; stain, brightness, gamma, hue, grey,
+    dark for bright, noise or blur.
     """
     image, labels = flips_and_turns(image, labels, generator)
     for odds, change in ((0.3, shift_scale_rotate), (0.2, elastic)):
         if generator.random() < odds:
             image, labels = bent(image, labels, *change(labels.shape, generator))
-    colours = (0.3, brightness_contrast), (0.3, gamma), (0.4, hue_saturation), (0.1, grey), (0.05, inverted)
-    for odds, change in colours:
+    colours = (0.5, stain), (0.3, brightness_contrast), (0.3, gamma), (0.4, hue_saturation), (0.1, grey)
+    for odds, change in (*colours, (0.05, inverted)):
         image = sometimes(image, generator, odds, change)
     return sometimes(image, generator, 0.25, noise if generator.random() < 0.5 else blur), labels
 

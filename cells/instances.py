@@ -10,6 +10,7 @@ from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas
 
 NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
+RIMMED = 0.3  # the same for parts inside of rims or borders, which are apart already where cells touch
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
@@ -134,7 +135,9 @@ def likeliest(labels: np.ndarray, probs: np.ndarray, background: int) -> np.ndar
     return best + (best >= background)
 
 
-def bordered_instances(probs: np.ndarray, min_area: float = MIN_AREA, **split: float) -> tuple[np.ndarray, np.ndarray]:
+def bordered_instances(
+    probs: np.ndarray, min_area: float = MIN_AREA, neck: float = RIMMED
+) -> tuple[np.ndarray, np.ndarray]:
     """Cells of maps (C + 2, height, width) of C classes, of the borders between cells, and of the background.
 
     What the networks of the Data Science Bowl 2018 were taught, so that cells which touch come apart: the seeds are the
@@ -142,7 +145,7 @@ def bordered_instances(probs: np.ndarray, min_area: float = MIN_AREA, **split: f
     and the class of each label, int64.
     """
     inside = probs[:-2].sum(axis=0)
-    seeds = split_cells(inside > 0.5, min_area=SEED_AREA, **split)
+    seeds = split_cells(inside > 0.5, neck, min_area=SEED_AREA)
     height = np.rint(inside * 255).clip(0, 255).astype(np.uint8)
     labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=min_area))
     labels = drop_small(labels, min_area)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.colours import brightness_contrast, hue_saturation, in_hsv
+from augment.colours import STAINS, brightness_contrast, hue_saturation, in_hsv, stain
 from augment.mosaic import mixed, mixup, mosaic
 from augment.scenes import SCENES, Scene, about_middle, fitted, letterbox, mask_boxes, moved, shift_scale_rotate, turned
 from common.seeds import rng
@@ -233,3 +233,30 @@ def test_mixed_draws_what_it_needs():
     assert len(drawn) == 11
     for a, b in zip(first[:3], again[:3], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Gains:
+    """A generator whose gains are chosen."""
+
+    def __init__(self, *values: float):
+        self.values = np.array(values)
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        assert (low, high, size) == (-0.2, 0.2, 3)
+        return self.values
+
+
+def test_a_stain_of_which_there_is_more_takes_more_light():
+    def stained(amounts: list[float]) -> np.ndarray:  # a pixel of so much haematoxylin, eosin and DAB (Beer-Lambert)
+        light = 256 * np.exp(-np.array(amounts) @ STAINS) - 1
+        return np.rint(light).astype(np.uint8).reshape(1, 1, 3)
+
+    for amounts, gains in (([0.8, 0.0, 0.1], (0.2, 0, 0)), ([0.5, 0.9, 0.0], (-0.1, 0.2, 0.2)), ([1, 1, 1], (0, 0, 0))):
+        more = stain(stained(amounts), Gains(*gains))
+        assert np.abs(more.astype(int) - stained(np.array(amounts) * (1 + np.array(gains)))).max() <= 2, amounts
+
+
+def test_what_has_no_colour_is_not_stained():
+    grey = np.repeat(rng(0).integers(0, 256, (9, 7, 1), np.uint8), 3, axis=2)
+    for image in (grey, grey[..., :1], np.concatenate([grey, grey[..., :1]], axis=2)):
+        assert (stain(image, rng(1)) == image).all()
