@@ -162,8 +162,7 @@ def yolox_decodes() -> Callable[[], Any]:
     settings = SimpleNamespace(threshold=0.001, nms_iou=NMS, top_k=300)
 
     def work() -> None:
-        for one in raw:
-            YOLOX.best(settings, one, places)
+        YOLOX.best(settings, raw, places)
 
     return work
 

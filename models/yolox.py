@@ -8,11 +8,12 @@ numbers add up to nothing for padding. Here the layers run in the precision of t
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import batched_nms
 
+from cells.boxes import nms, top
 from common.errors import choose
 
 # name -> depth and width as parts of yolox_l's; nano's convolutions are split into depthwise and pointwise ones
@@ -44,13 +45,14 @@ class YOLOX(nn.Module):
         published.
 
         Training: the losses "iou", "objectness", "class" (and "l1"), weighted, to be added up. Evaluation: N dicts of
-        "boxes" (m, 4) in pixels, not clipped to the image, "scores" (m,), highest first, and "labels" (m,).
+        "boxes" (m, 4) in pixels, not clipped to the image, "scores" (m,), highest first, and "labels" (m,), in the
+        CPU's memory.
         """
         height, width = images.shape[2:]
         raw, places = self.raw(images)
         with torch.autocast(raw.device.type, enabled=False):
             if not self.training:
-                return [self.best(one, places) for one in raw]
+                return self.best(raw, places)
             late = any(one.get("late", False) for one in targets)
             centres = [centred(one, height, width) for one in targets]
             return self.losses(raw, decode(raw, places), places, centres, late)
@@ -116,19 +118,24 @@ class YOLOX(nn.Module):
         labels, mine, overlaps, rows, _ = found
         return mine, truth[rows], labels, overlaps
 
-    def best(self, raw: torch.Tensor, places: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One image's finds, from `raw`: those above the threshold that no better one of the same class overlaps. Few
-        places are above it, and only theirs are decoded.
+    def best(self, raw: torch.Tensor, places: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Each image's finds, from `raw`: those above the threshold that no better one of the same class overlaps. Few
+        places are above it, and only theirs are decoded, those of all images at once.
         """
-        likely = (raw[:, 4].sigmoid() > self.threshold).nonzero()[:, 0]  # no score is above the objectness
-        raw, places = raw[likely], places[likely]
+        likely = torch.tensor(self.threshold).logit()  # no score is above the objectness
+        image, place = (raw[..., 4] > likely).nonzero(as_tuple=True)
+        (count, _, width), raw = raw.shape, raw[image, place]
         logits, labels = raw[:, 5:].max(dim=1)
         scores = raw[:, 4].sigmoid() * logits.sigmoid()
-        keep = scores > self.threshold
-        boxes, scores, labels = decode(raw[keep], places[keep]), scores[keep], labels[keep]
+        boxes = decode(raw, places[place])
         boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
-        keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.top_k]
-        return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
+        found = image, boxes, scores, labels
+        image, boxes, scores, labels = (values[scores > self.threshold].detach().cpu().numpy() for values in found)
+        keep = nms(boxes, scores, self.nms_iou, image * width + labels)
+        keep = keep[top(scores[keep], image[keep], self.top_k)]
+        starts = np.searchsorted(image[keep], np.arange(1, count))
+        finds = zip(*(np.split(values[keep], starts) for values in (boxes, scores, labels)), strict=True)
+        return [dict(zip(("boxes", "scores", "labels"), map(torch.from_numpy, find), strict=True)) for find in finds]
 
 
 def yolox(

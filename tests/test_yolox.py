@@ -110,7 +110,10 @@ def test_overlapping_boxes_of_a_class_give_way():
     scores = torch.tensor([[0.5, 0.1], [0.9, 0.2], [0.1, 0.8], [0.3, 0.2], [0.05, 0.1]])
     sure = torch.full((5, 1), 40.0)  # of an object: exactly 1
     raw = torch.cat([torch.zeros(5, 2), boxes[:, 2:].log(), sure, scores.logit()], dim=1)
-    found = model.best(raw, torch.cat([boxes[:, :2], torch.ones(5, 1)], dim=1))
+    places = torch.cat([boxes[:, :2], torch.ones(5, 1)], dim=1)
+    nothing = raw - 80 * (torch.arange(7) == 4)
+    first, empty, found = model.best(torch.stack([raw, nothing, raw]), places)
+    assert torch.equal(first["boxes"], found["boxes"]) and [len(values) for values in empty.values()] == [0, 0, 0]
     right = torch.tensor([[12.0, 10, 32, 30], [12, 10, 32, 30], [55, 15, 65, 25]])
     torch.testing.assert_close(found["boxes"], right)
     assert found["labels"].tolist() == [0, 1, 0]
@@ -193,7 +196,7 @@ def test_learns_two_images():
     # Two images are too few for running means, so what is found is read in training's own mode.
     with torch.no_grad():
         raw, places = model.raw(images)
-        found = [model.best(one, places) for one in raw]
+        found = model.best(raw, places)
     for one, cells in zip(found, truth, strict=True):
         order, expected = one["boxes"][:2, 0].argsort(), cells["boxes"][:, 0].argsort()
         torch.testing.assert_close(one["boxes"][:2][order], cells["boxes"][expected], atol=6, rtol=0)
