@@ -75,7 +75,7 @@ class NetworkFinder:
             raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
         classes, borders = next(iter(forms))
         named = classes == len(competition.CLASSES)
-        self.label = partial(label, borders=self.maps and borders, named=named)
+        self.label = partial(label, borders=self.maps and borders, named=named, threshold=fusing.threshold)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
@@ -163,8 +163,11 @@ class NetworkFinder:
         return {name: values[keep[kept]] for name, values in find.items()}
 
 
-def label(image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool) -> Found:
-    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split.
+def label(
+    image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool, threshold: float
+) -> Found:
+    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split, whose
+    cells with a score below the threshold go.
 
     borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
     apart; without it they find cells of any kind, which class these have is left open.
@@ -174,7 +177,7 @@ def label(image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bo
     elif isinstance(prediction, Masks):
         found = found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
     else:
-        found = found_in_maps(prediction, borders)
+        found = found_in_maps(prediction, borders, threshold)
     return found if named else found._replace(labels=None)
 
 
@@ -188,15 +191,18 @@ def found_masks(cells: np.ndarray, masks: Masks) -> Found:
     return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
 
 
-def found_in_maps(probs: np.ndarray, borders: bool = False) -> Found:
+def found_in_maps(probs: np.ndarray, borders: bool = False, threshold: float = 0.0) -> Found:
     """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
-    `borders` that of being a cell.
+    `borders` that of being a cell. Those below the threshold are left out.
     """
     cells, classes = bordered_instances(probs) if borders else class_instances(probs, len(probs) - 1)
     areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
     own = 1 - probs[-1] if borders else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
     sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
-    return Found(cells, np.zeros_like(cells), scores=sums / np.maximum(areas, 1), labels=classes)
+    scores = sums / np.maximum(areas, 1)
+    keep = scores >= threshold
+    cells = np.where(np.append(False, keep), np.append(0, np.cumsum(keep)), 0).astype(np.int32)[cells]
+    return Found(cells, np.zeros_like(cells), scores=scores[keep], labels=classes[keep])
 
 
 def joined(finds: list[dict]) -> dict:

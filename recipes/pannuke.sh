@@ -6,7 +6,8 @@
 #   DATA=path/to/pannuke bash recipes/pannuke.sh   DATA holds fold1/, fold2/, fold3/ with images.npy, masks.npy, types.npy
 #
 # Settings: OUT (folder to write), FOLDS (the folds to hold out in turn, from 0), CLASSES (your own types), ARCH, PLAIN,
-# MORE (further flags of train.py) with its TILE, GPU, WORKERS. Run it again after an interruption: every stage goes on.
+# MORE (further flags of train.py) with its TILE, FIND (of segment.py), WEIGHTS (a checkpoint's name; without it the last
+# epoch's), GPU, WORKERS. Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
@@ -36,14 +37,18 @@ for fold in $FOLDS; do
     echo "== hold the fold $((fold + 1)) out"
     python train.py "${own[@]}" --metadata "$DATA" --root_dir "$DATA" --folds_dir "$OUT/cv_folds" --split_name official \
         --fold "$fold" --result_dir "$OUT/results" --out_dir "$RUN" --gpu_id "$GPU" --workers "$WORKERS" --patience 0 "${net[@]}" ${MORE:-}
-    held=$DATA/fold$((fold + 1)) meta=$OUT/meta/$RUN
-    weights=$(ls "$OUT/results/models/$RUN/fold$fold"/[0-9]*.pth | tail -n 1) # the last: the held-out fold chose none
+    name=fold$((fold + 1)) meta=$OUT/meta/$RUN
+    held=$DATA/$name found=$OUT/${RUN}_$name.csv
+    models=$OUT/results/models/$RUN/fold$fold
+    weights=${WEIGHTS:-$(basename "$(ls "$models"/[0-9]*.pth | tail -n 1)")} # the last: the held-out fold chose none
     python segment.py "${own[@]}" --metadata "$held" --root_dir "$held" --dataset "fold$fold" --edge_rule none \
         --meta_dir "$meta" --crop_dir "$OUT/crops" --img_dir "$OUT/images" --cache_dir "$OUT/cache/$RUN" --img_size 256 \
-        --weights "$weights" --augment default,fliplr,flipud --tile "${TILE:-0}" --workers "$WORKERS" --gpu_id "$GPU"
-    python submit.py "${own[@]}" --metadata "$held" --cell_meta_csv_path "$meta/fold$((fold + 1))_cell.csv" \
-        --out_path "$OUT/${RUN}_fold$((fold + 1)).csv"
-    python evaluate.py "${own[@]}" --truth "$held" --submission "$OUT/${RUN}_fold$((fold + 1)).csv"
+        --weights "$models/$weights" --augment default,fliplr,flipud --tile "${TILE:-0}" --workers "$WORKERS" \
+        --gpu_id "$GPU" ${FIND:-}
+    python submit.py "${own[@]}" --metadata "$held" --cell_meta_csv_path "$meta/${name}_cell.csv" --out_path "$found"
+    python evaluate.py "${own[@]}" --truth "$held" --submission "$found"
     python visualize.py overlays "${own[@]}" --metadata "$held" --root_dir "$held" --truth "$held" --limit 4 \
-        --cell_meta_csv_path "$meta/fold$((fold + 1))_cell.csv" --out_path "$OUT/pictures"
+        --cell_meta_csv_path "$meta/${name}_cell.csv" --out_path "$OUT/pictures"
+    python report.py "$OUT" "${own[@]}" --truth "$held" --root_dir "$held" --submission "$found" \
+        --cell_meta_csv_path "$meta/${name}_cell.csv" --out_path "$OUT/report_${RUN}_$name.html"
 done

@@ -166,11 +166,24 @@ def test_finder_looks_at_the_size_of_the_cells(monkeypatch):
     )
     maps = finder.predict([image])[0]
     assert model.seen[-2:] == [(64, 64), (64, 64)] and len(model.seen) == 9 + 4 + 2 * 4
-    areas = label_areas(network_finder.found_in_maps(maps).cells)[1:]
+    found = network_finder.found_in_maps(maps)
+    areas = label_areas(found.cells)[1:]
     assert len(areas) == 3 and abs(areas / (np.pi * 20**2) - 1).max() < 0.08
     model.seen.clear()
     assert finder.predict([np.zeros((200, 200, 3), np.uint8)])[0].shape == (2, 200, 200)  # no cell: as at first
     assert len(model.seen) == 9 + 2 * 9
+
+
+def test_unsure_cells_of_class_maps_are_left_out():
+    inside = np.zeros((12, 40), np.float32)
+    for left, sure in ((2, 0.9), (14, 0.6), (26, 0.8)):
+        inside[2:10, left : left + 8] = sure
+    for maps in (np.stack([inside, 1 - inside]), np.stack([inside, 0 * inside, 1 - inside])):
+        found = network_finder.found_in_maps(maps, borders=len(maps) == 3, threshold=0.7)
+        np.testing.assert_allclose(found.scores, [0.9, 0.8], rtol=1e-6)
+        assert found.labels.tolist() == [0, 0] and set(np.unique(found.cells)) == {0, 1, 2}
+        assert (found.cells[2:10, 2:10] == 1).all() and (found.cells[2:10, 26:34] == 2).all()
+        assert not found.cells[:, 11:25].any()
 
 
 @pytest.mark.slow
