@@ -93,7 +93,7 @@ def ours(fabric, args: Namespace, samples: Samples, fused: bool = False, compile
     model, optimizer = fabric.setup(torch.compile(core) if compiled else core, optimizer)
     plan = Plan(Path(), {"out_dir": "ours"}, 1, args.batch_size, 1, 1.0, lambda done, history: 1e-4, 0, 0)
     task = Task(core, samples, lambda fabric, model: {}, "")
-    return lambda: _train_epoch(Run(fabric, task, plan, Progress(), core, model, optimizer, None))
+    return lambda: _train_epoch(Run(fabric, task, plan, Progress(), core, model, optimizer, None, None))
 
 
 def plain(

@@ -20,8 +20,8 @@ net=tf_efficientnet_lite0 # with the ImageNet weights of a Python package: nothi
 case $SCALE in
 cpu)
     images=(--size 448 --cells 4-6)
-    cell_epochs=4 focal_from=4 single_epochs=5 image_epochs=12 whole_epochs=8 long_epochs=12
-    cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 140 --crop_size 112) map_size=(--img_size 192 --crop_size 160)
+    cell_epochs=4 focal_from=4 single_epochs=5 image_epochs=16 whole_epochs=8 long_epochs=12
+    cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 192 --crop_size 160) map_size=(--img_size 192 --crop_size 160)
     resized=192 batch=16 whole_batch=8 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.98
     lr=1e-3 focal_lr=5e-4 # of the published schedules' first epoch, x 3.3 for all: these runs are so short
     ;;
