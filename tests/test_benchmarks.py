@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import scale, speed
+from benchmarks import scale, speed, training_step
 from cells.masks import decode_mask
 from common.errors import UserError
 
@@ -18,6 +18,14 @@ def test_the_table_of_speeds(capsys):
         ["crops", "bytes", "straight"],
     ]  # fmt: skip
     assert lines[4].split()[3:5] == ["2359.3", "kB"]  # 768 x 768 x 4 bytes
+
+
+@pytest.mark.slow
+def test_both_ways_of_a_training_step(capsys):
+    small = ["--crop_size", "32", "--batch_size", "2", "--steps", "2", "--rounds", "1"]
+    training_step.main([*small, "--ways", "ours", "plain"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["ours", "plain"] and lines[1].endswith("1.00 x ours")
 
 
 def test_an_unknown_topic():
