@@ -70,6 +70,10 @@ def add_finder_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="network: checkpoints of train.py, joined by commas")
     parser.add_argument("--augment", default="default", help="network: default, all, or views joined by commas")
     parser.add_argument(
+        "--zooms", default="1", help="network: how much larger than at its training to look, too, joined by commas "
+        "(0.8,1,1.25), in each view; default: 1",
+    )  # fmt: skip
+    parser.add_argument(
         "--fuse", default="wbf", help="network: how the finds of several networks and views become one: wbf (weighted "
         "boxes), centre (centres within --fuse_distance), nms; default: wbf",
     )  # fmt: skip

@@ -104,9 +104,26 @@ def make_network(args: argparse.Namespace) -> Finder:
     fusing = Fusing(args.fuse, args.fuse_iou, args.fuse_distance, args.score_threshold, args.nms_iou, most)
     views = parse_views(args.augment)
     paths = args.weights.split(",")
-    finder = NetworkFinder(paths, competition, views, fusing, fabric, args.tile)
+    zooms = parse_zooms(args.zooms)
+    finder = NetworkFinder(paths, competition, views, fusing, fabric, args.tile, zooms)
     settings = {"weights": [digest(path) for path in paths], "views": views, "tile": args.tile, **fusing._asdict()}
+    settings |= {} if zooms == [1.0] else {"zooms": zooms}
     return Finder(finder.label, finder.predict, settings=settings, about=describe(fabric))
+
+
+def parse_zooms(text: str) -> list[float]:
+    """The numbers of --zooms.
+
+    >>> parse_zooms("0.8,1")
+    [0.8, 1.0]
+    """
+    try:
+        zooms = [float(part) for part in text.split(",")]
+    except ValueError:
+        zooms = []
+    if not zooms or not all(1 / 16 <= zoom <= 16 for zoom in zooms) or len(set(zooms)) < len(zooms):
+        raise UserError(f"--zooms {text} must be different numbers from 0.0625 to 16, joined by commas: 0.8,1,1.25")
+    return zooms
 
 
 def make_truth(args: argparse.Namespace) -> Finder:

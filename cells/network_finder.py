@@ -59,12 +59,13 @@ class NetworkFinder:
 
     def __init__(
         self, paths: Sequence[str], competition: Competition, views: Sequence[str], fusing: Fusing, fabric: Fabric,
-        tile: int = 0,
+        tile: int = 0, zooms: Sequence[float] = (1.0,),
     ):  # fmt: skip
         choose(dict.fromkeys(FUSIONS), fusing.how, "--fuse")
         if tile < 0:
             raise UserError(f"--tile {tile} must be a number of pixels, or 0 for whole images")
-        self.competition, self.views, self.fusing, self.fabric, self.tile = competition, views, fusing, fabric, tile
+        self.competition, self.fusing, self.fabric = competition, fusing, fabric
+        self.views, self.tile, self.zooms = views, tile, zooms
         self.networks = [open_network(path, competition, fabric) for path in paths]
         kinds = {task_of(settings["arch"]) + "+masks" * finds_masks(settings["arch"]) for _, settings in self.networks}
         if len(kinds) > 1:
@@ -88,20 +89,21 @@ class NetworkFinder:
 
     def _finds(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[list[dict]]:
         """What one network finds in each image: a dict of boxes in the image's pixels, scores, labels (and masks on the
-        boxes) for each view.
+        boxes) for each zoom and view.
         """
-        found = [[[] for _ in self.views] for _ in images]
-        for pieces, batch in batches(images, settings, self.tile, self.competition, self.fabric.device):
-            for place, view in enumerate(self.views):
-                for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
-                    found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
+        found = [[[] for _ in range(len(self.zooms) * len(self.views))] for _ in images]
+        for first, zoom in enumerate(self.zooms):
+            for pieces, batch in batches(images, settings, self.tile, self.competition, self.fabric.device, zoom):
+                for place, view in enumerate(self.views, first * len(self.views)):
+                    for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
+                        found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
         return [[joined(parts) for parts in own] for own in found]
 
     def _mapped(self, model: nn.Module, settings: dict, images: list[np.ndarray]) -> list[np.ndarray]:
         """The class maps of each image, (K, H, W) float32."""
         if settings.get("diameter"):
             return [self._mapped_by_size(model, settings, image) for image in images]
-        return self._mapped_by_tile(model, settings, images, self.tile, self.views)
+        return self._mapped_by_tile(model, settings, images, self.tile)
 
     def _mapped_by_size(self, model: nn.Module, settings: dict, image: np.ndarray) -> np.ndarray:
         """The class maps of an image at the scale at which its cells are as large as those of training were. The scale
@@ -109,21 +111,29 @@ class NetworkFinder:
         """
         tile, size = self.tile or max(image.shape[:2]), settings["img_size"]
         for _ in range(LOOKS):
-            maps = self._mapped_by_tile(model, settings, [image], tile, self.views[:1])[0]
+            maps = self._mapped_at(model, settings, [image], tile, self.views[:1])[0]
             before, cells = tile, found_in_maps(maps, has_borders(settings)).cells
             tile = round(size / scale_for(cells, settings["diameter"], size / tile))
             if max(tile / before, before / tile) < NEAR:
                 break
-        return self._mapped_by_tile(model, settings, [image], tile, self.views)[0]
+        return self._mapped_by_tile(model, settings, [image], tile)[0]
 
     def _mapped_by_tile(
-        self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int, views: Sequence[str]
+        self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int
     ) -> list[np.ndarray]:
-        """The class maps of each image, the mean of all views and, where tiles overlap, of tiles."""
+        """The class maps of each image, the mean of all zooms and views."""
+        seen = [self._mapped_at(model, settings, images, tile, self.views, zoom) for zoom in self.zooms]
+        return [sum(maps) / len(maps) for maps in zip(*seen, strict=True)]
+
+    def _mapped_at(
+        self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int, views: Sequence[str],
+        zoom: float = 1.0,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """The class maps of each image at one zoom, the mean of the views and, where tiles overlap, of tiles."""
         count = settings["num_classes"] + has_borders(settings) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
-        for pieces, batch in batches(images, settings, tile, self.competition, self.fabric.device):
+        for pieces, batch in batches(images, settings, tile, self.competition, self.fabric.device, zoom):
             mean = sum(map_view(model, batch, view) for view in views) / len(views)
             height, width = pieces[0].pixels.shape[:2]
             seen = mean[..., : pieces[0].size[0], : pieces[0].size[1]]

@@ -28,24 +28,25 @@ class Piece(NamedTuple):
 
 
 def batches(
-    images: list[np.ndarray], settings: dict, tile: int, competition: Competition, device: torch.device
-) -> Iterator[tuple[list[Piece], torch.Tensor]]:
+    images: list[np.ndarray], settings: dict, tile: int, competition: Competition, device: torch.device,
+    zoom: float = 1.0,
+) -> Iterator[tuple[list[Piece], torch.Tensor]]:  # fmt: skip
     """Images (H, W, C), or with `tile` their tiles of so many pixels a side, of one size in each batch, with what a
-    network of these settings sees of them.
+    network of these settings sees of them. zoom: they are shown so much larger, in more tiles.
     """
     if settings.get("stretch"):
         images = [stretched(image) for image in images]
-    for pieces in pieces_of(images, settings["img_size"], tile, 1 if device.type == "cpu" else BATCH):
+    for pieces in pieces_of(images, settings["img_size"], tile, zoom, 1 if device.type == "cpu" else BATCH):
         canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
         inputs = [to_input(piece.pixels, piece.size, canvas, competition) for piece in pieces]
         yield pieces, torch.stack(inputs).to(device)
 
 
-def pieces_of(images: list[np.ndarray], img_size: int, tile: int, batch: int) -> list[list[Piece]]:
+def pieces_of(images: list[np.ndarray], img_size: int, tile: int, zoom: float, batch: int) -> list[list[Piece]]:
     """The images, or their tiles, in lists of one size and at most `batch`."""
     by_shape: dict[tuple, list[Piece]] = {}
     for index, image in enumerate(images):
-        side = tile or max(image.shape)
+        side = round((tile or max(image.shape[:2])) / zoom) or 1
         for y, x in tile_corners(image.shape[:2], side):
             pixels = image[y : y + side, x : x + side]
             longer = max(pixels.shape[:2])

@@ -19,6 +19,7 @@ import synthesize
 import tasks.segment
 import train
 from cells import network_finder
+from cells.finders import parse_zooms
 from cells.regions import label_areas
 from common.errors import UserError
 from competitions import neurons
@@ -172,6 +173,52 @@ def test_finder_looks_at_the_size_of_the_cells(monkeypatch):
     model.seen.clear()
     assert finder.predict([np.zeros((200, 200, 3), np.uint8)])[0].shape == (2, 200, 200)  # no cell: as at first
     assert len(model.seen) == 9 + 2 * 9
+
+
+class Framing(torch.nn.Module):
+    """Finds the box around all bright pixels of an image; keeps the shapes that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        self.seen.append(tuple(images.shape[2:]))
+        found = []
+        for image in images:
+            rows, columns = torch.nonzero(image[0] > 150, as_tuple=True)
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0, 0, 0, 0]
+            boxes = torch.tensor([box], dtype=torch.float32)
+            found.append({"boxes": boxes, "scores": torch.tensor([0.8]), "labels": torch.zeros(1)})
+        return found
+
+
+@pytest.mark.parametrize("arch, model", [("unet_resnet18", Bright()), ("centernet_resnet18", Framing())])
+def test_finder_looks_at_several_zooms(monkeypatch, arch, model):
+    learned = {"arch": arch, "num_classes": 1, "img_size": 64, "borders": 0}
+    monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
+    fusing, fabric = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300), Fabric(accelerator="cpu")
+    image = np.zeros((128, 96, 3), np.uint8)
+    image[16:48, 8:40] = 200
+    competition = competitions.get("neurons", "cell")
+    views = ["default", "flipud"]
+    finder = network_finder.NetworkFinder(["a.pth"], competition, views, fusing, fabric, zooms=(1, 2, 0.5))
+    seen = finder.predict([image])[0]
+    tiles = len(model.seen) - 4  # of 64 pixels
+    assert tiles >= 2 * 4 and model.seen == [(64, 64)] * (2 + tiles) + [(32, 32)] * 2
+    if arch.startswith("unet"):
+        assert seen.shape == (2, 128, 96)
+        found = network_finder.found_in_maps(seen).cells
+        assert found[16:48, 8:40].all() and found.astype(bool).sum() <= 36 * 36
+    else:
+        np.testing.assert_allclose(seen.boxes[0], [8, 16, 40, 48], atol=2.5)
+        assert seen.scores[0] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("text", ["0", "1,1", "big", "1,,2", "-1", "17"])
+def test_zooms_that_are_none(text):
+    with pytest.raises(UserError, match=f"--zooms {text} must be different numbers from 0.0625 to 16"):
+        parse_zooms(text)
 
 
 def test_unsure_cells_of_class_maps_are_left_out():
