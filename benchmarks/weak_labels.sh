@@ -20,10 +20,11 @@ net=tf_efficientnet_lite0 # with the ImageNet weights of a Python package: nothi
 case $SCALE in
 cpu)
     images=(--size 448 --cells 4-6)
-    cell_epochs=4 focal_from=4 single_epochs=5 image_epochs=16 whole_epochs=8 long_epochs=12
+    cell_epochs=12 focal_from=12 single_epochs=12 image_epochs=16 whole_epochs=16 long_epochs=24
     cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 192 --crop_size 160) map_size=(--img_size 192 --crop_size 160)
     resized=192 batch=16 whole_batch=8 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.98
     lr=1e-3 focal_lr=5e-4 # of the published schedules' first epoch, x 3.3 for all: these runs are so short
+    cell_schedule=(--scheduler cosine --lr $lr) # the published one ends after 6 epochs, of two hundred times the cells
     ;;
 gpu)
     images=(--size 2048)
@@ -31,6 +32,7 @@ gpu)
     cell_size=(--img_size 320 --crop_size 256) image_size=(--img_size 768 --crop_size 512) map_size=("${image_size[@]}")
     resized=768 batch=32 whole_batch=16 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.998
     lr=3e-4 focal_lr=1.5e-4 # as published
+    cell_schedule=(--scheduler AdamShortRun --lr $lr)
     ;;
 *)
     echo "SCALE=$SCALE is not known; choose from: cpu, gpu" >&2
@@ -93,7 +95,6 @@ score() { # name, tables as <model>_<epoch>:<kind>:<weight>, --, then flags of e
 cell=(--cell cell --img_path "$CROPS" "${cell_size[@]}")
 whole=(--cell image --img_path "$IMGS" --batch_size $whole_batch)
 I=("Image_Focal_$image_epochs:image:1")
-cell_schedule=(--scheduler AdamShortRun --lr $lr)
 no_negative=(--negative own --negative_penalty 0)
 
 pair() { # name, then flags of both: the published pair of cell models, BCE epochs and one Focal epoch after them
