@@ -10,11 +10,12 @@ from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas
 
 NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
-RIMMED = 0.3  # the same for parts inside of rims or borders, which are apart already where cells touch
+RIMMED = 0.5  # the same for parts inside of rims or borders, which are apart already where cells touch
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
 SEED_AREA = 4  # pixels; what is smaller is no seed
+SPECK = 0.05  # of the typical cell's area; what is smaller inside rims or borders is no cell
 SCALES = 1 / 16, 4.0  # how much smaller or larger an image is shown than it is
 
 
@@ -67,13 +68,17 @@ def borders_between(labels: np.ndarray, reach: int, background: bool = False) ->
 def scale_for(labels: np.ndarray, diameter: float, otherwise: float) -> float:
     """The scale at which the cells of a label image have this diameter, in pixels, as discs of their areas; `otherwise`
     where there are none. At most 4 times as large as they are or 16 times as small.
+    """
+    area = typical_area(labels)
+    return float(np.clip(diameter / np.sqrt(4 / np.pi * area), *SCALES)) if area else otherwise
 
-    It is the diameter of the cell that a pixel is in, the median over the pixels: debris and fragments hardly count.
+
+def typical_area(labels: np.ndarray) -> float:
+    """The area of the cell of a label image that a pixel is in, the median over the pixels: debris and fragments hardly
+    count. 0 without cells.
     """
     inside = labels[labels > 0]
-    if not len(inside):
-        return otherwise
-    return float(np.clip(diameter / np.sqrt(4 / np.pi * np.median(label_areas(labels)[inside])), *SCALES))
+    return float(np.median(label_areas(labels)[inside])) if len(inside) else 0.0
 
 
 def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, min_area: float = MIN_AREA) -> np.ndarray:
@@ -142,13 +147,13 @@ def bordered_instances(
 
     What the networks of the Data Science Bowl 2018 were taught, so that cells which touch come apart: the seeds are the
     parts inside the borders (and the parts of those, by `split_cells`), which grow over the borders. Label image int32
-    and the class of each label, int64.
+    and the class of each label, int64; without what is smaller than `min_area` pixels or SPECK of the typical cell.
     """
     inside = probs[:-2].sum(axis=0)
     seeds = split_cells(inside > 0.5, neck, min_area=SEED_AREA)
     height = np.rint(inside * 255).clip(0, 255).astype(np.uint8)
     labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=min_area))
-    labels = drop_small(labels, min_area)
+    labels = drop_small(labels, max(min_area, SPECK * typical_area(labels)))
     return labels, likeliest(labels, probs[:-2], len(probs))
 
 
