@@ -10,7 +10,7 @@ from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas
 
 NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
-RIMMED = 0.5  # the same for parts inside of rims or borders, which are apart already where cells touch
+RIMMED = 0.4  # the same for parts inside of rims or borders, which are apart already where cells touch
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
