@@ -18,17 +18,19 @@ if [ -n "${CLASSES:-}" ]; then own+=(--classes "$CLASSES"); fi
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_pannuke} FOLDS=${FOLDS:-0}
     DATA=${DATA:-$OUT/data}
-    python synthesize.py --competition pannuke --out_dir "$DATA" --train 60 --size 128 --seed 1 --jobs 1
+    python synthesize.py --competition pannuke --out_dir "$DATA" --train 120 --size 128 --seed 1 --jobs 1
     net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128 --crop_size 128
-        --progressive 64 --augment pannuke_at_once --epochs 12 --batch_size 4 --lr 1e-3 --ema 0.9 --swa_start 0)
+        --progressive 0 --augment nuclei --borders 2 --border_reach 2 --loss CrossEntropy --mixup 0 --freeze_norms 1
+        --epochs 20 --batch_size 4 --lr 2e-3 --backbone_lr 0.3 --ema 0.98 --swa_start 0)
+    plain=(--lr 1e-3 --warmup_epochs 1 --borders 0) # 400 steps
 else
     OUT=${OUT:-results_pannuke} FOLDS=${FOLDS:-0 1 2}
     DATA=${DATA:?is the folder of the folds; or give --demo}
-    net=(--arch "${ARCH:-unet_resnet34}") # everything else as published, see competitions/pannuke.py
+    net=(--arch "${ARCH:-unet_resnet34}") plain=() # everything else as published, see competitions/pannuke.py
 fi
 if [ "${PLAIN:-0}" = 1 ]; then
     net+=(--loss FrequencyDice --optimizer Adam --weight_decay 0 --scheduler cosine --lr 2e-4 --warmup_epochs 5
-        --ema 0 --swa_start 0 --mixup 0 --progressive 0 --mixed_precision 0)
+        --ema 0 --swa_start 0 --mixup 0 --progressive 0 --mixed_precision 0 "${plain[@]}")
 fi
 RUN=$([ "${PLAIN:-0}" = 1 ] && echo Plain || echo Maps)
 
