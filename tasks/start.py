@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from common.errors import some
 from engine.checkpoints import load_model, read
 from engine.optimizers import freeze_but_last
 from models.weights import load_pretrained
@@ -19,7 +20,7 @@ def start_weights(args: argparse.Namespace, model: nn.Module, net: nn.Module, sa
         load_model(model, read(args.resume, "--resume"), args.resume, "--resume")
     elif args.pretrained:
         fresh = load_pretrained(net, args.pretrained)
-        say(f"--pretrained {args.pretrained}: layers with a random start: {', '.join(fresh) or 'none'}")
+        say(f"--pretrained {args.pretrained}: layers with a random start: {some(fresh) or 'none'}")
 
 
 def freeze(args: argparse.Namespace, net: nn.Module) -> None:
