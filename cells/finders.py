@@ -106,8 +106,8 @@ def make_network(args: argparse.Namespace) -> Finder:
     paths = args.weights.split(",")
     zooms = parse_zooms(args.zooms)
     finder = NetworkFinder(paths, competition, views, fusing, fabric, args.tile, zooms)
-    settings = {"weights": [digest(path) for path in paths], "views": views, "tile": args.tile, **fusing._asdict()}
-    settings |= {} if zooms == [1.0] else {"zooms": zooms}
+    looks = {"views": views, "tile": args.tile, "zooms": zooms}
+    settings = {"weights": [digest(path) for path in paths], **looks, **fusing._asdict()}
     return Finder(finder.label, finder.predict, settings=settings, about=describe(fabric))
 
 
