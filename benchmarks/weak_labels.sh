@@ -2,7 +2,8 @@
 # What helps to tell cells apart by the labels of their images: each idea alone and together, beside the 12th place's
 # recipe, on one fixed made-up set. benchmarks/weak_labels.md has the figures.
 #
-#   bash benchmarks/weak_labels.sh                        CPU scale, seed 1: about 110 minutes of one core
+#   bash benchmarks/weak_labels.sh                        CPU scale, seed 1: some four hours of one core,
+#                                                         25 minutes for IDEAS="recipe combination rules"
 #   SEEDS="1 2 3" OUT=weak bash benchmarks/weak_labels.sh the whole table
 #   SCALE=gpu SEEDS="1 2 3" OUT=weak_gpu bash benchmarks/weak_labels.sh
 #   IDEAS="recipe bag" bash benchmarks/weak_labels.sh     some of them; `recipe` must be the first or be done
