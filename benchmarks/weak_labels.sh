@@ -22,7 +22,7 @@ case $SCALE in
 cpu)
     images=(--size 448 --cells 4-6)
     cell_epochs=12 focal_from=12 single_epochs=12 image_epochs=16 whole_epochs=16 long_epochs=24
-    cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 192 --crop_size 160) map_size=(--img_size 192 --crop_size 160)
+    cell_size=(--img_size 80 --crop_size 64) image_size=(--img_size 192 --crop_size 160)
     resized=192 batch=16 whole_batch=8 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.98
     lr=1e-3 focal_lr=5e-4 # of the published schedules' first epoch, x 3.3 for all: these runs are so short
     cell_schedule=(--scheduler cosine --lr $lr) # the published one ends after 6 epochs, of two hundred times the cells
@@ -30,7 +30,7 @@ cpu)
 gpu)
     images=(--size 2048)
     cell_epochs=6 focal_from=4 single_epochs=7 image_epochs=25 whole_epochs=14 long_epochs=18
-    cell_size=(--img_size 320 --crop_size 256) image_size=(--img_size 768 --crop_size 512) map_size=("${image_size[@]}")
+    cell_size=(--img_size 320 --crop_size 256) image_size=(--img_size 768 --crop_size 512)
     resized=768 batch=32 whole_batch=16 bag_batch=4 duo_size=("${cell_size[@]}") ema=0.998
     lr=3e-4 focal_lr=1.5e-4 # as published
     cell_schedule=(--scheduler AdamShortRun --lr $lr)
@@ -176,7 +176,7 @@ idea_warm() { # bags that begin with the recipe's cell model
 idea_duo() { single duo duo_$net "${whole[@]}" --crop_dir "$CROPS" "${duo_size[@]}"; }
 
 from_image() { # idea, network, then flags: cells from the maps of whole images; random crops would cut them off
-    train "$1" "$2" "${whole[@]}" "${map_size[@]}" --loss BCE --scheduler AdamAndrew35 --lr $lr --epochs $whole_epochs "${@:3}"
+    train "$1" "$2" "${whole[@]}" "${image_size[@]}" --loss BCE --scheduler AdamAndrew35 --lr $lr --epochs $whole_epochs "${@:3}"
     CROP_SEEDS=0 predict "$1" $whole_epochs cell --img_dir "$IMGS" --cache_dir "$CACHE"
     score "$1" "$1_$whole_epochs:cell:1" "${I[@]}" --
 }

@@ -7,7 +7,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import local_maxima, reconstruction
 
 from cells.flooding import flood
-from cells.regions import fill_holes, find_regions, keep_regions, label_areas
+from cells.regions import fill_holes, find_regions, keep_regions, label_areas, number
 
 NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
 RIMMED = 0.4  # the same for parts inside of rims or borders, which are apart already where cells touch
@@ -105,7 +105,7 @@ def drop_small(labels: np.ndarray, min_area: float) -> np.ndarray:
     """Take cells of less than `min_area` pixels out of a label image and number the others anew: int32."""
     keep = label_areas(labels) >= max(min_area, 1)
     keep[0] = False
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+    return number(keep)[labels]
 
 
 def class_instances(

@@ -19,6 +19,7 @@ from cells.instance_fusion import fuse_instances
 from cells.instances import bordered_instances, class_instances, scale_for
 from cells.overlaps import Cut, remove_overlaps
 from cells.pieces import batches, in_image
+from cells.regions import number
 from cells.tiling import taper
 from common.errors import UserError, choose
 from competitions import Competition
@@ -195,9 +196,7 @@ def found_masks(cells: np.ndarray, masks: Masks) -> Found:
     """A label image of `masks` (label i + 1 is mask i, some may be gone) with the labels in a row from 1."""
     left = np.unique(cells)
     left = left[left > 0]
-    number = np.zeros(len(masks.scores) + 1, np.int32)
-    number[left] = np.arange(1, len(left) + 1)
-    cells = number[cells]
+    cells = number(np.isin(np.arange(len(masks.scores) + 1), left))[cells]
     return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
 
 
@@ -211,7 +210,7 @@ def found_in_maps(probs: np.ndarray, borders: bool = False, threshold: float = 0
     sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
     scores = sums / np.maximum(areas, 1)
     keep = scores >= threshold
-    cells = np.where(np.append(False, keep), np.append(0, np.cumsum(keep)), 0).astype(np.int32)[cells]
+    cells = number(np.append(False, keep))[cells]
     return Found(cells, np.zeros_like(cells), scores=scores[keep], labels=classes[keep])
 
 

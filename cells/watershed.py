@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from cells.regions import number
 from cells.watershed_cytoplasm import grow_cells
 from cells.watershed_nuclei import WIDTH, blur, find_nuclei, grow, nuclear_width, unmix
 
@@ -33,7 +34,7 @@ def find_cells(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     areas[0] = 0
     scale = nuclei.size / (shape[0] * shape[1])
     smallest = _smallest(areas, shape, scale)
-    nuclei = _number(nuclei, areas >= smallest)
+    nuclei = number(areas >= smallest)[nuclei]
     if not nuclei.any():
         return np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     cells = grow_cells(work, nuclei)
@@ -69,11 +70,6 @@ def _smallest(areas: np.ndarray, shape: tuple[int, int], scale: float) -> float:
     return min(NUCLEUS_AREA * scale, (NUCLEUS_PART if min(shape) >= PUBLISHED else REDUCED_PART) * typical)
 
 
-def _number(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The labels with keep[label], numbered 1, 2, ...; 0 for the others."""
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
-
-
 def enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A label image at another size (H, W), its outlines smooth: each pixel to the label that weighs most there."""
     high, wide = shape[0] / labels.shape[0], shape[1] / labels.shape[1]
@@ -100,4 +96,5 @@ def _matched(cells: np.ndarray, nuclei: np.ndarray) -> tuple[np.ndarray, np.ndar
     nuclei = np.where(nuclei == cells, nuclei, 0)
     keep = np.bincount(nuclei.ravel(), minlength=int(cells.max()) + 1) > 0
     keep[0] = False
-    return _number(cells, keep), _number(nuclei, keep)
+    ids = number(keep)
+    return ids[cells], ids[nuclei]
