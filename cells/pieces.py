@@ -38,7 +38,8 @@ def batches(
         images = [stretched(image) for image in images]
     for pieces in pieces_of(images, settings["img_size"], tile, zoom, 1 if device.type == "cpu" else BATCH):
         canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
-        inputs = [to_input(piece.pixels, piece.size, canvas, competition) for piece in pieces]
+        prepare = bool(settings.get("prepare", 1))
+        inputs = [to_input(piece.pixels, piece.size, canvas, competition, prepare) for piece in pieces]
         yield pieces, torch.stack(inputs).to(device)
 
 
@@ -56,12 +57,12 @@ def pieces_of(images: list[np.ndarray], img_size: int, tile: int, zoom: float, b
 
 
 def to_input(
-    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition
+    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition, prepare: bool
 ) -> torch.Tensor:
     """An image (h, w, C) at `size` in the upper left corner of `canvas`, both (height, width), as networks take it."""
     padded = np.full((*canvas, image.shape[2]), FILL, np.uint8)
     padded[: size[0], : size[1]] = scaled(to_uint8(image), size)
-    return network_input(competition, padded)
+    return network_input(competition, padded, prepare)
 
 
 def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:

@@ -55,8 +55,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
         "borders": bool(args.borders), "rims": args.borders == RIMS, "reach": args.border_reach,
-        "stretch": bool(args.stretch), "scale": args.img_size / args.tile if args.tile else 0.0,
-        "diameter": args.diameter,
+        "stretch": bool(args.stretch), "prepare": bool(args.prepare),
+        "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)

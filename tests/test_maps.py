@@ -27,6 +27,7 @@ from augment.maps import (
     window,
 )
 from cells.crops import stretched
+from cells.pieces import batches
 from cells.regions import label_areas
 from cells.tiling import is_whole, taper, tile_corners
 from common.errors import UserError
@@ -234,6 +235,21 @@ def test_samples_are_stretched(tmp_path):
     plain, wide = Maps(*common)[1, 0][0], Maps(*common, stretch=True)[1, 0][0]
     assert torch.equal(wide, torch.from_numpy(stretched(plain.permute(1, 2, 0).numpy())).permute(2, 0, 1))
     assert wide.min() == 0 and wide.max() == 255 and plain.min() > 0
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_training_and_finding_prepare_alike(monkeypatch, prepare):
+    competition = competitions.get("pannuke", "cell")
+    image = rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    monkeypatch.setattr(type(competition), "read_image", lambda *_: image, raising=False)
+    monkeypatch.setattr(type(competition), "read_masks", lambda *_: np.ones((64, 64, 1), np.int32), raising=False)
+    samples = Maps(competition, "", ["0"], None, MAPS["none"], lambda epoch: (64, 64), False, prepare=prepare)
+    right = competition.prepare_image(image) if prepare else image
+    given = {"img_size": 64, "prepare": prepare}
+    for trained in (given, {"img_size": 64}) if prepare else (given,):  # older checkpoints do not say
+        _, seen = next(batches([image], trained, 0, competition, torch.device("cpu")))
+        for own in (samples[1, 0][0], seen[0]):
+            np.testing.assert_array_equal(own.permute(1, 2, 0), right)
 
 
 def test_rate_of_the_averaged_phase():

@@ -323,8 +323,9 @@ def test_refusals(data, tmp_path):
     for wrong, message in (
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
-        (["--tile", "-1"], "--tile, a number of pixels, --borders and --stretch"),
-        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders and --stretch are for class maps"),
+        (["--tile", "-1"], "--tile, a number of pixels, --borders, --stretch"),
+        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--prepare 0 are for class maps"),
+        (["--arch", "maskrcnn_light_resnet18", "--prepare", "0"], "--prepare 0 are for class maps"),
         (["--cutmix", "1"], "--cutmix is not for class maps"),
         (["--border_reach", "0"], "--border_reach 0 must be 1 pixel or more"),
         (["--diameter", "30"], "--diameter 30.0 must be a number of pixels, beside --tile"),
