@@ -6,6 +6,6 @@
 #
 # Settings: those of recipes/dsb2018.sh, which this is with others.
 set -euo pipefail
-export OUT=${OUT:-results_usiigaci} TYPES=${TYPES:-usiigaci} HOLDOUT=${HOLDOUT:-5} EPOCHS=${EPOCHS:-6} SEEDS=${SEEDS:-1}
+export OUT=${OUT:-results_usiigaci} TYPES=${TYPES:-usiigaci} HOLDOUT=${HOLDOUT:-5} EPOCHS=${EPOCHS:-6}
 export SIDE=${SIDE:-384} DIAMETER=${DIAMETER:-48} SIZE=${SIZE:-256} BASELINE=${BASELINE:-texture}
 bash "$(dirname "$0")/dsb2018.sh"
