@@ -94,7 +94,7 @@ class NetworkFinder:
         """
         found = [[[] for _ in range(len(self.zooms) * len(self.views))] for _ in images]
         for first, zoom in enumerate(self.zooms):
-            for pieces, batch in batches(images, settings, self.tile, self.competition, self.fabric.device, zoom):
+            for pieces, batch in batches(images, settings, self.tile, self.fabric.device, zoom):
                 for place, view in enumerate(self.views, first * len(self.views)):
                     for piece, one in zip(pieces, predict_view(model, batch, view), strict=True):
                         found[piece.image][place].append(in_image(one, piece, images[piece.image].shape[:2]))
@@ -134,7 +134,7 @@ class NetworkFinder:
         count = settings["num_classes"] + has_borders(settings) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
-        for pieces, batch in batches(images, settings, tile, self.competition, self.fabric.device, zoom):
+        for pieces, batch in batches(images, settings, tile, self.fabric.device, zoom):
             mean = sum(map_view(model, batch, view) for view in views) / len(views)
             height, width = pieces[0].pixels.shape[:2]
             seen = mean[..., : pieces[0].size[0], : pieces[0].size[1]]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+import competitions
 from augment.scenes import FILL, fitted, scaled
 from cells.crops import stretched, to_uint8
 from cells.tiling import is_whole, tile_corners
@@ -28,18 +29,18 @@ class Piece(NamedTuple):
 
 
 def batches(
-    images: list[np.ndarray], settings: dict, tile: int, competition: Competition, device: torch.device,
-    zoom: float = 1.0,
-) -> Iterator[tuple[list[Piece], torch.Tensor]]:  # fmt: skip
+    images: list[np.ndarray], settings: dict, tile: int, device: torch.device, zoom: float = 1.0
+) -> Iterator[tuple[list[Piece], torch.Tensor]]:
     """Images (H, W, C), or with `tile` their tiles of so many pixels a side, of one size in each batch, with what a
-    network of these settings sees of them. zoom: they are shown so much larger, in more tiles.
+    network of these settings sees of them: prepared as in its training, whatever competition it finds cells for now.
+    zoom: they are shown so much larger, in more tiles.
     """
+    trained, prepare = competitions.get(settings["competition"]), bool(settings.get("prepare", 1))
     if settings.get("stretch"):
         images = [stretched(image) for image in images]
     for pieces in pieces_of(images, settings["img_size"], tile, zoom, 1 if device.type == "cpu" else BATCH):
         canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
-        prepare = bool(settings.get("prepare", 1))
-        inputs = [to_input(piece.pixels, piece.size, canvas, competition, prepare) for piece in pieces]
+        inputs = [to_input(piece.pixels, piece.size, canvas, trained, prepare) for piece in pieces]
         yield pieces, torch.stack(inputs).to(device)
 
 
@@ -57,7 +58,7 @@ def pieces_of(images: list[np.ndarray], img_size: int, tile: int, zoom: float, b
 
 
 def to_input(
-    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition, prepare: bool
+    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition, prepare: bool = True
 ) -> torch.Tensor:
     """An image (h, w, C) at `size` in the upper left corner of `canvas`, both (height, width), as networks take it."""
     padded = np.full((*canvas, image.shape[2]), FILL, np.uint8)
