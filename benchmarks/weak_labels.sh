@@ -156,9 +156,11 @@ idea_ema() { replaced ema --ema $ema; }
 idea_balanced() { replaced balanced --sample -1; }
 idea_mixup() { replaced mixup --mixup 0.4; }
 idea_cutmix() { replaced cutmix --cutmix 1; }
-idea_longer() { # the control: as many epochs as the best combination has in all
+idea_longer() { # the control: as many epochs as the best combination has in all; and that combination of these models
     local cell_schedule=(--scheduler cosine --lr $lr) cell_epochs=$long_epochs focal_from=$long_epochs
     replaced longer
+    score longer_product "${PAIR[@]}" "${I[@]}" -- "${no_negative[@]}"
+    together longer_rules 1 "${PAIR[@]}"
 }
 
 single() { # idea, network, then flags: one model in place of the pair
