@@ -116,9 +116,14 @@ def read_scores(seed: Path) -> pd.Series:
 
 
 def read_minutes(seed: Path) -> pd.Series:
-    """The CPU-minutes of each idea that has any: a line a step, its user and system seconds."""
-    paths = (path for path in (seed / "seconds").iterdir() if path.stat().st_size)
-    return pd.Series({path.name: np.loadtxt(path).sum() / 60 for path in paths}, dtype=float)
+    """The CPU-minutes of each idea that has any: a line a step, its user and system seconds, among what bash says of a
+    step that was killed.
+    """
+    minutes = {}
+    for path in (seed / "seconds").iterdir():
+        lines = [line.split() for line in path.read_text().splitlines()]
+        minutes[path.name] = sum(float(seconds) for line in lines if len(line) == 2 for seconds in line) / 60
+    return pd.Series({name: own for name, own in minutes.items() if own}, dtype=float)
 
 
 def as_markdown(table: pd.DataFrame) -> str:
