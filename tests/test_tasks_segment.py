@@ -155,7 +155,8 @@ class Bright(torch.nn.Module):
 def test_finder_looks_at_the_size_of_the_cells(monkeypatch):
     """Discs of 40 pixels, of 16 where the network learned: an image of 200 pixels is seen at 80 in the end."""
     model = Bright()
-    learned = {"arch": "unet_resnet18", "num_classes": 1, "img_size": 64, "diameter": 16.0, "borders": 0}
+    learned = {"competition": "neurons", "arch": "unet_resnet18", "num_classes": 1, "img_size": 64, "borders": 0}
+    learned["diameter"] = 16.0
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
     fusing = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300)
     image = np.zeros((200, 200, 3), np.uint8)
@@ -195,7 +196,7 @@ class Framing(torch.nn.Module):
 
 @pytest.mark.parametrize("arch, model", [("unet_resnet18", Bright()), ("centernet_resnet18", Framing())])
 def test_finder_looks_at_several_zooms(monkeypatch, arch, model):
-    learned = {"arch": arch, "num_classes": 1, "img_size": 64, "borders": 0}
+    learned = {"competition": "neurons", "arch": arch, "num_classes": 1, "img_size": 64, "borders": 0}
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
     fusing, fabric = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300), Fabric(accelerator="cpu")
     image = np.zeros((128, 96, 3), np.uint8)
