@@ -43,7 +43,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "prepare": 1, "freeze_norms": 0,
+    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0, "freeze_norms": 0,
     "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none",
     "loss": "BCE",
 }  # fmt: skip
@@ -90,8 +90,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--diameter", type=float, help="--tile: show each image at the scale that gives its own cells this median "
         "diameter, in pixels; 0: all at one scale")  # fmt: skip
     add("--stretch", type=int, choices=[0, 1], help="class maps: 1: stretch the grey values of each image to 0..255")
-    add("--prepare", type=int, choices=[0, 1],
-        help="class maps: 0: images are not prepared as the competition does (pannuke: CLAHE and z-scores)")
+    add("--raw", type=int, choices=[0, 1],
+        help="class maps: 1: images are not prepared as the competition does (pannuke: CLAHE and z-scores)")
     add("--mosaic_epochs", type=int, help="finders: the first so many epochs show mosaics of four images")
     add("--mixup", type=float, help="alpha of MixUp; 0: none")
     add("--cutmix", type=float, help="alpha of CutMix; 0: none")
@@ -188,9 +188,9 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError("--cutmix is not for class maps; --mixup is")
     if args.progressive < 0 or args.progressive > args.img_size:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
-    if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch or not args.prepare)):
+    if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch or args.raw)):
         raise UserError(
-            "--tile, a number of pixels, --borders, --stretch and --prepare 0 are for class maps, --arch unet_<timm>"
+            "--tile, a number of pixels, --borders, --stretch and --raw are for class maps, --arch unet_<timm>"
         )
     if args.diameter < 0 or (args.diameter and not args.tile):
         raise UserError(f"--diameter {args.diameter} must be a number of pixels, beside --tile; or 0")

@@ -79,8 +79,9 @@ def write_networks(folder: Path, args: argparse.Namespace) -> str:
     """Checkpoints of both networks as train.py leaves them; the detector's path."""
     torch.manual_seed(0)
     mean, std = COMPETITION.MEAN, COMPETITION.STD
-    common = {"competition": "cytologia", "in_channels": 3, "loss": "CrossEntropy", "cell": "cell"}
-    common["split_name"] = "none"
+    common = {
+        "competition": COMPETITION.name, "in_channels": 3, "loss": "CrossEntropy", "cell": "cell", "split_name": "none",
+    }  # fmt: skip
     sizes = {"img_size": args.detector_size, "crop_size": args.detector_size}
     settings = {"arch": args.detector, "num_classes": 1, **sizes, **common}
     weights = build_detector(args.detector, 1, 3, mean, std).state_dict()

@@ -35,12 +35,12 @@ def batches(
     network of these settings sees of them: prepared as in its training, whatever competition it finds cells for now.
     zoom: they are shown so much larger, in more tiles.
     """
-    trained, prepare = competitions.get(settings["competition"]), bool(settings.get("prepare", 1))
+    trained, raw = competitions.get(settings["competition"]), bool(settings.get("raw"))
     if settings.get("stretch"):
         images = [stretched(image) for image in images]
     for pieces in pieces_of(images, settings["img_size"], tile, zoom, 1 if device.type == "cpu" else BATCH):
         canvas = tuple(-(-side // MULTIPLE) * MULTIPLE for side in pieces[0].size)
-        inputs = [to_input(piece.pixels, piece.size, canvas, trained, prepare) for piece in pieces]
+        inputs = [to_input(piece.pixels, piece.size, canvas, trained, raw) for piece in pieces]
         yield pieces, torch.stack(inputs).to(device)
 
 
@@ -58,12 +58,12 @@ def pieces_of(images: list[np.ndarray], img_size: int, tile: int, zoom: float, b
 
 
 def to_input(
-    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition, prepare: bool = True
+    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], competition: Competition, raw: bool = False
 ) -> torch.Tensor:
     """An image (h, w, C) at `size` in the upper left corner of `canvas`, both (height, width), as networks take it."""
     padded = np.full((*canvas, image.shape[2]), FILL, np.uint8)
     padded[: size[0], : size[1]] = scaled(to_uint8(image), size)
-    return network_input(competition, padded, prepare)
+    return network_input(competition, padded, raw)
 
 
 def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:

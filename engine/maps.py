@@ -28,7 +28,7 @@ class Maps(Dataset):
     before the background is that of `borders_between` within `reach` pixels, with `rims` the rim of every cell. scale:
     items are windows of the image at about this scale, or without `canvas` whole images at it, in place of images
     scaled to the canvas; with `diameter` at the scale that gives an image's own cells this median diameter instead.
-    stretch: grey values as `stretched`. prepare: then as the competition prepares images.
+    stretch: grey values as `stretched`. raw: not prepared as the competition does.
     """
 
     competition: Competition
@@ -44,7 +44,7 @@ class Maps(Dataset):
     scale: float = 0.0
     diameter: float = 0.0
     stretch: bool = False
-    prepare: bool = True
+    raw: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -71,7 +71,7 @@ class Maps(Dataset):
             canvas = self.canvas(epoch) if self.canvas else multiple_of(cells.shape, scale)
             image, cells = placed(image, cells, canvas, 0)
         image, cells = self.change(image, cells, generator, epoch)
-        return network_input(self.competition, image, self.prepare), torch.from_numpy(self.target(cells, types)), index
+        return network_input(self.competition, image, self.raw), torch.from_numpy(self.target(cells, types)), index
 
     def target(self, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
         """The class map of cells as `numbered` gives them: uint8 (height, width)."""

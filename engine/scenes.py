@@ -89,10 +89,10 @@ class Scenes(Dataset):
         return letterbox(scene, fitted(height, width, self.canvas))
 
 
-def network_input(competition: Competition, image: np.ndarray, prepare: bool = True) -> torch.Tensor:
-    """An image (H, W, C) uint8 as networks take it, (C, H, W): as it is or with `prepare` as the competition has it."""
-    change = getattr(competition, "prepare_image", None) if prepare else None
-    return channels_first(change(image) if change else image)
+def network_input(competition: Competition, image: np.ndarray, raw: bool = False) -> torch.Tensor:
+    """An image (H, W, C) uint8 as networks take it, (C, H, W): as it is if `raw`, else as the competition has it."""
+    prepare = None if raw else getattr(competition, "prepare_image", None)
+    return channels_first(prepare(image) if prepare else image)
 
 
 def canvas_of(cells: pd.DataFrame, size: int, multiple: int = 32) -> tuple[int, int]:

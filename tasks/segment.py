@@ -55,7 +55,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
         "borders": bool(args.borders), "rims": args.borders == RIMS, "reach": args.border_reach,
-        "stretch": bool(args.stretch), "prepare": bool(args.prepare),
+        "stretch": bool(args.stretch), "raw": bool(args.raw),
         "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)

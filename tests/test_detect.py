@@ -136,8 +136,10 @@ def untrained(path: Path, classes: int) -> str:
     """A checkpoint of a detector with random weights."""
     torch.manual_seed(0)
     model = build_detector("centernet_resnet18", classes, 3, (0.5,) * 3, (0.25,) * 3)
-    settings = {"competition": "cytologia", "arch": "centernet_resnet18", "num_classes": classes}
-    settings |= {"in_channels": 3, "img_size": 96}
+    settings = {
+        "competition": "cytologia", "arch": "centernet_resnet18", "num_classes": classes, "in_channels": 3,
+        "img_size": 96,
+    }  # fmt: skip
     torch.save({"model": model.state_dict(), "settings": settings, "epoch": 1}, path)
     return str(path)
 

@@ -237,20 +237,20 @@ def test_samples_are_stretched(tmp_path):
     assert wide.min() == 0 and wide.max() == 255 and plain.min() > 0
 
 
-@pytest.mark.parametrize("prepare", [True, False])
-def test_training_and_finding_prepare_alike(monkeypatch, prepare):
+@pytest.mark.parametrize("raw", [True, False])
+def test_training_and_finding_prepare_alike(monkeypatch, raw):
     competition = competitions.get("pannuke", "cell")
     image = rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     monkeypatch.setattr(type(competition), "read_image", lambda *_: image, raising=False)
     monkeypatch.setattr(type(competition), "read_masks", lambda *_: np.ones((64, 64, 1), np.int32), raising=False)
-    samples = Maps(competition, "", ["0"], None, MAPS["none"], lambda epoch: (64, 64), False, prepare=prepare)
-    right = competition.prepare_image(image) if prepare else image
-    trained = {"img_size": 64, "competition": "pannuke", "prepare": prepare}
+    samples = Maps(competition, "", ["0"], None, MAPS["none"], lambda epoch: (64, 64), False, raw=raw)
+    right = image if raw else competition.prepare_image(image)
+    trained = {"img_size": 64, "competition": "pannuke", "raw": raw}
     _, seen = next(batches([image], trained, 0, torch.device("cpu")))
     for own in (samples[1, 0][0], seen[0]):
         np.testing.assert_array_equal(own.permute(1, 2, 0), right)
-    if prepare:
-        del trained["prepare"]  # older checkpoints do not say
+    if not raw:
+        del trained["raw"]  # older checkpoints do not say
         assert torch.equal(next(batches([image], trained, 0, torch.device("cpu")))[1], seen)
 
 

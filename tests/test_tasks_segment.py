@@ -155,8 +155,10 @@ class Bright(torch.nn.Module):
 def test_finder_looks_at_the_size_of_the_cells(monkeypatch):
     """Discs of 40 pixels, of 16 where the network learned: an image of 200 pixels is seen at 80 in the end."""
     model = Bright()
-    learned = {"competition": "neurons", "arch": "unet_resnet18", "num_classes": 1, "img_size": 64, "borders": 0}
-    learned["diameter"] = 16.0
+    learned = {
+        "competition": "neurons", "arch": "unet_resnet18", "num_classes": 1, "img_size": 64, "diameter": 16.0,
+        "borders": 0,
+    }  # fmt: skip
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
     fusing = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300)
     image = np.zeros((200, 200, 3), np.uint8)
@@ -324,9 +326,9 @@ def test_refusals(data, tmp_path):
     for wrong, message in (
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
-        (["--tile", "-1"], "--tile, a number of pixels, --borders, --stretch"),
-        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--prepare 0 are for class maps"),
-        (["--arch", "maskrcnn_light_resnet18", "--prepare", "0"], "--prepare 0 are for class maps"),
+        (["--tile", "-1"], "--tile, a number of pixels, --borders, --stretch and --raw"),
+        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders, --stretch and --raw are for class maps"),
+        (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--stretch and --raw are for class maps"),
         (["--cutmix", "1"], "--cutmix is not for class maps"),
         (["--border_reach", "0"], "--border_reach 0 must be 1 pixel or more"),
         (["--diameter", "30"], "--diameter 30.0 must be a number of pixels, beside --tile"),

@@ -28,8 +28,10 @@ def data(tmp_path) -> Path:
     """Small scenes with both networks and test.csv, which wants two cells an image, of one more than there are."""
     folder = make_small_scenes(tmp_path / "data", images=4)
     torch.manual_seed(0)
-    common = {"competition": "cytologia", "in_channels": 3, "img_size": 64, "crop_size": 64, "cell": "cell"}
-    common["split_name"] = "x2"
+    common = {
+        "competition": "cytologia", "in_channels": 3, "img_size": 64, "crop_size": 64, "cell": "cell",
+        "split_name": "x2",
+    }  # fmt: skip
     settings = {"arch": "centernet_resnet18", "num_classes": 1, **common}
     weights = build_detector(settings["arch"], 1, 3, MEAN, STD).state_dict()
     checkpoints.save({"model": weights, "settings": settings, "epoch": 1}, folder / "detector.pth")
