@@ -22,9 +22,10 @@ in parts of its group's, so that every group has the same say. In the order in w
                   class; product, the product of 1 - p over the other classes
 --negative_penalty  1: then every other class x (1 - Negative)
 --border_weight   cells at the image's border: all classes x the visible share, as estimated by the length of border
-                  that the cell touches (touch), its area or its nucleus's against the mean of the image's whole
-                  cells (area, nucleus), or touch and area together (completeness); cells/borders.py has the
-                  formulas. This replaces dropping them, so begin with segment.py --edge_rule none
+                  that the cell touches (touch), its area, its nucleus's or that of the box about the nucleus against
+                  the mean of the image's whole cells (area, nucleus, nucleus_box), or touch and area together
+                  (completeness); cells/borders.py has the formulas. This replaces dropping them, so begin with
+                  segment.py --edge_rule none
 
 Writes `ensemble_<CSV's name>.csv`, a row a cell, and with --submission 1 `submission_<CSV's name>.csv`.
 
@@ -43,7 +44,7 @@ import numpy as np
 import pandas as pd
 
 import competitions
-from cells.borders import WEIGHT_COLUMNS, WEIGHTS, border_weights
+from cells.borders import WEIGHTS, border_weights
 from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, ranks
 from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
@@ -184,7 +185,7 @@ def find_table(name: str, config: Path, folder: Path) -> Path:
 
 def read_cells(args: argparse.Namespace, images: pd.Series, opinions: Sequence[Opinion]) -> pd.DataFrame:
     """The cells to decide on: the cells table, for --dataset valid those rows whose images the tables hold."""
-    weights = WEIGHT_COLUMNS if args.border_weight != "none" else {}
+    weights = {"touches_border": int, **WEIGHTS[args.border_weight]} if args.border_weight != "none" else {}
     cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **weights}, key=KEY)
     if args.dataset == "valid":
         held = covering(opinions)["ImageID"]

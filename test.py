@@ -15,6 +15,7 @@ import argparse
 from argparse import Namespace
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,12 @@ from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.clock import Clock, start_clock
 from engine.data import Samples
 from engine.device import describe, make_fabric
-from engine.image_cells import LabelledImages, with_labels
+from engine.image_cells import Bags, LabelledImages, bags_of, with_labels
 from engine.nuclei import nuclei_of
 from engine.predict import Tally, predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
-from models import BagOfCells, Classifier, MaskPooled, PuzzleCAM, build, wrapper_of
+from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, build, wrapper_of
 from models.bestfitting import LAST, OLD_CLASSES, NewClasses, load_bestfitting, read_bestfitting
 from models.puzzle import CAM_POOLS
 
@@ -63,6 +64,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     # What it sees.
     add("--img_dir", required=True, help="segment.py's --crop_dir (cells) or --img_dir (images)")
     add("--cache_dir", help="segment.py's, for nuclei, or cells from whole images (pooled_<timm>, class_<timm>_cam)")
+    add("--crop_dir", help="segment.py's, for whole images of duo_<timm>, which judges them with some of their cells")
     add("--cellorimage", choices=["cell", "image", "nucleus"], help="default: as trained")
     add("--dataset", default="test", help="a dataset folder below --img_dir; valid: the fold's validation images")
     add("--split_name", help="for --dataset valid: a folder of --folds_dir")
@@ -85,7 +87,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=32)
     add("--workers", type=int, default=0, help="processes that read and decode")
     add("--time_limit", help="stop before so much time is gone, such as 8h30m, 90m or 45 (seconds)")
-    add("--predictions_path", help="where to write; default: BASE_DIR/submissions")
+    add("--predictions_path", help="where to write; default: BASE_DIR/submissions. What one network says of cells and "
+        "what it says of images need two folders")  # fmt: skip
     return parser
 
 
@@ -165,6 +168,8 @@ def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
     """The --network_path of --preload bestfitting in the form of a checkpoint, before any epoch."""
     if not args.network_path:
         raise UserError("--preload bestfitting needs --network_path, the checkpoint to predict with")
+    if args.competition != "hpa":
+        raise UserError(f"--preload bestfitting: its classes are not those of {args.competition}; hpa is right")
     competition = competitions.get(args.competition, args.classes)
     path = existing(args.network_path, "--network_path")
     settings = {**competition.TRAIN_DEFAULTS["classify"], "num_classes": len(competition.CLASSES), "cell": "image"}
@@ -186,6 +191,10 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     if (args.cellorimage == "nucleus") != (settings["cell"] == "nucleus"):
         raise UserError(f"--cellorimage {args.cellorimage}: {path} was trained with --cell {settings['cell']}")
     args.from_image = finds_in_images(args.cellorimage, settings)
+    args.cells_per_image = settings.get("cells_per_image")
+    args.with_cells = args.cellorimage == "image" and wrapper_of(args.arch) is DuoBranch
+    if args.with_cells and args.crop_dir is None:
+        raise UserError(f"--cellorimage image: {args.arch} judges an image with its cells, the crops of --crop_dir")
     if args.cache_dir is None and (args.from_image or args.cellorimage == "nucleus"):
         raise UserError(f"--cellorimage {args.cellorimage}: {args.arch} finds them by the label images of --cache_dir")
 
@@ -226,7 +235,7 @@ def untrained(args: Namespace, weights: dict[str, torch.Tensor], path: Path, com
     return net if classes == args.num_classes else NewClasses(net, competition.OLD_CLASSES)
 
 
-def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
+def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages | Bags:
     """The samples of --dataset, changed as the seed says."""
     if args.from_image and seed:
         raise UserError(f"--seed {seed}: a random crop would cut off cells of a whole image; 0 is right")
@@ -240,11 +249,13 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages:
         suffix = ".zip" if kind == "cell" else ".png"
         folder = existing(Path(args.img_dir) / args.dataset, "--dataset")
         images = pd.DataFrame({"ID": sorted(path.stem for path in folder.glob(f"[!.]*{suffix}"))})
-    samples = open_samples(
-        images, args.dataset, kind=kind, root=args.img_dir, datasets=datasets, flag="--img_dir",
-        targets=None, augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size,
-        crop_size=args.crop_size, seed=seed,
+    opened = partial(
+        open_samples, images, args.dataset, datasets=datasets, targets=None,
+        augment=TestCrop(seed > 0, bool(args.BGR)), img_size=args.img_size, crop_size=args.crop_size, seed=seed,
     )  # fmt: skip
+    samples = opened(kind=kind, root=args.img_dir, flag="--img_dir")
+    if args.with_cells:
+        return bags_of(opened(kind="cell", root=args.crop_dir, flag="--crop_dir"), args.cells_per_image, samples)
     if args.cellorimage == "nucleus":
         return nuclei_of(samples, args.cache_dir, datasets)
     return with_labels(samples, args.cache_dir, datasets) if args.from_image else samples

@@ -222,6 +222,12 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     for name in ("soft_labels", "pseudo_labels", "labelmask", "external"):
         if finder and getattr(args, name):
             raise UserError(f"--{name} is for classifiers, and --arch {args.arch} finds cells")
+    if finder and args.preload == "bestfitting":
+        raise UserError(f"--preload bestfitting is for classifiers, and --arch {args.arch} finds cells; self is right")
+    if args.external_groups and not args.external:
+        raise UserError("--external_groups needs --external, the table of further training images")
+    if args.sample < -1:
+        raise UserError(f"--sample {args.sample} must be -1, 0 or a number of samples")
     for name in ("metadata", "root_dir") if finder else ("img_path",):
         if getattr(args, name) is None:
             raise UserError(f"--arch {args.arch} needs --{name}")

@@ -16,8 +16,8 @@ in a second picture; --truth without a cells table draws the true cells alone.
 contact_sheet: `sheet_<class>.png`, the cells of highest probability of each class, of hpa also the protein alone, and
 with --checkpoint the class activation map of that model.
 misses: `misses_wrong.png`, the cells most confident in a class that they do not have; `misses_false.png`, the finds
-that are no true cell; `misses_overlooked.png`, the true cells that were not found, or whose class got the least;
-`misses.csv`, all of them. curves: `curves.png`, the logs of several runs of train.py in one.
+that are no true cell (of hpa they are among the wrong); `misses_overlooked.png`, the true cells that were not found, or
+whose class got the least; `misses.csv`, all of them. curves: `curves.png`, the logs of several runs of train.py in one.
 
 Without --probabilities the finder's own score and Label are shown, where the cells table has them; with them, the score
 times the probability. --truth is what train.csv is to the competition; of hpa a table of true cells (matched by mask)

@@ -55,6 +55,7 @@ NAMES = {
     "border_touch": "none dropped, weighted by border length",
     "border_area": "none dropped, weighted by area",
     "border_nucleus": "none dropped, weighted by nucleus",
+    "border_nucleus_box": "none dropped, weighted by the nucleus's box",
     "border_completeness": "none dropped, weighted by completeness",
     "images_by_cells": "images judged by the highest of their cells, too",
     "rules": "together: images judged by cells too, Negative like every class, border cells by completeness",

@@ -132,7 +132,7 @@ idea_combination() { # other rules for the recipe's own tables
     score decay "${all[@]}" --decay 11=0.5
     score rank "${all[@]}" --rank 1
     score images_by_cells "${PAIR[@]}" "${PAIR[@]/:cell:/:bag:}" "${I[@]}" --
-    for rule in none touch area nucleus completeness; do
+    for rule in none touch area nucleus nucleus_box completeness; do
         BORDER=all score border_$rule "${all[@]}" --border_weight $rule
     done
 }

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from cells.crops import boxes
+
 # The published rule (12th place): a mask that touches the border and has less than t times the mean area of those that
 # do not is small; drop a cell with a small nucleus (t = .5), or with a cell (t = .4) and a nucleus (t = .7) both small.
 # Its halves can be chosen alone. The truth counts a border cell only if more than half of it is visible.
@@ -16,19 +18,24 @@ RULES: dict[str, Callable[[Small, Small], np.ndarray]] = {
 }
 SCRAP = 0.1  # whatever the rule and wherever it lies, a mask under this share of the mean area is no cell
 
-# Estimates of a border cell's visible share that can weigh its confidence, see `border_weights`; what they read.
-WEIGHTS = ("touch", "area", "nucleus", "completeness")
-WEIGHT_COLUMNS = {
-    "touches_border": int, "border_pixels": int, "area": int, "nucleus_area": int, "completeness": float,
-}  # fmt: skip
+# Estimates of a border cell's visible share that can weigh its confidence, see `border_weights`; the columns that each
+# reads besides ImageID and touches_border.
+WEIGHTS: dict[str, dict[str, type]] = {
+    "touch": {"area": int, "border_pixels": int},
+    "area": {"area": int},
+    "nucleus": {"area": int, "nucleus_area": int},
+    "nucleus_box": {"area": int, "nucleus_area": int, "nucleus_box": int},
+    "completeness": {"completeness": float},
+}
 
 
 def measure_borders(cells: np.ndarray, nuclei: np.ndarray, rule: str = "published") -> pd.DataFrame:
     """What the border does to each cell of a label image (height, width), nuclei carrying their cell's label.
 
-    One row a cell, by CellID: `area`, `nucleus_area` (pixels), `touches_border` (0 or 1), `border_pixels` (length of
-    the border that the cell covers; a corner pixel counts for both its sides), `completeness` (see below) and `keep`
-    (0 or 1): what `rule`, a name in RULES or "none", says.
+    One row a cell, by CellID: `area`, `nucleus_area`, `nucleus_box` (pixels: of the cell, the nucleus, the box about
+    the nucleus), `touches_border` (0 or 1), `border_pixels` (length of the border that the cell covers; a corner pixel
+    counts for both its sides), `completeness` (see below) and `keep` (0 or 1): what `rule`, a name in RULES or "none",
+    says.
     """
     size = int(max(cells.max(initial=0), nuclei.max(initial=0))) + 1
     area, border = _areas(cells, size), _areas(_frame(cells), size)
@@ -37,10 +44,12 @@ def measure_borders(cells: np.ndarray, nuclei: np.ndarray, rule: str = "publishe
     area, border, nucleus_area, nucleus_border = (
         values[found] for values in (area, border, nucleus_area, nucleus_border)
     )
+    box_area = {label: (x2 - x1) * (y2 - y1) for label, (x1, y1, x2, y2) in boxes(nuclei).items()}
     return pd.DataFrame(
         {
             "area": area,
             "nucleus_area": nucleus_area,
+            "nucleus_box": [box_area.get(cell, 0) for cell in found.tolist()],
             "touches_border": (border > 0).astype(np.int64),
             "border_pixels": border,
             "completeness": completeness(area, border, _typical(area, border > 0)).round(4),
@@ -57,19 +66,21 @@ def border_weights(cells: pd.DataFrame, how: str) -> np.ndarray:
     `touch`         of a disc with the cell's area and length of border (`disc_share`);
     `area`          area / the mean area of the image's cells that do not touch the border, at most 1;
     `nucleus`       the same of the nuclei's areas; of the cells' in an image without nuclei;
+    `nucleus_box`   the same of the areas of the boxes about the nuclei;
     `completeness`  the geometric mean of `touch` and `area`, as measured when the cells were found.
     An image with border cells only takes the mean of those. Continuous weights instead of dropping are what the 4th,
     6th and 7th place of HPA 2021 used, each with a formula of its own; these are ours.
     """
     touches, images = cells["touches_border"].to_numpy() > 0, cells["ImageID"].to_numpy()
-    area, nucleus = cells["area"].to_numpy(float), cells["nucleus_area"].to_numpy(float)
     if how == "touch":
-        share = disc_share(area, cells["border_pixels"].to_numpy())
+        share = disc_share(cells["area"].to_numpy(float), cells["border_pixels"].to_numpy())
     elif how == "completeness":
         share = cells["completeness"].to_numpy()
     else:
-        without = pd.Series(nucleus).groupby(images).transform("max").to_numpy() == 0
-        size = np.where(without, area, nucleus) if how == "nucleus" else area
+        size = cells["area"].to_numpy(float)
+        if how != "area":
+            with_nuclei = cells["nucleus_area"].groupby(images).transform("max").to_numpy() > 0
+            size = np.where(with_nuclei, cells["nucleus_box" if how == "nucleus_box" else "nucleus_area"], size)
         share = np.minimum(size / np.maximum(_typical_of_each(size, touches, images), 1), 1)
     return np.where(touches, share, 1.0)
 

@@ -19,10 +19,10 @@ from common.errors import UserError, explain
 from common.files import atomic
 from competitions import Competition
 
-VERSION = 2  # of what is written; a higher one does all images again
+VERSION = 3  # of what is written; a higher one does all images again
 COLUMNS = (
     "Image", "ImageID", "CellID", "ImageWidth", "ImageHeight", "PredictionString", "x1", "y1", "x2", "y2",
-    "area", "nucleus_area", "touches_border", "border_pixels", "completeness", "score", "keep",
+    "area", "nucleus_area", "nucleus_box", "touches_border", "border_pixels", "completeness", "score", "keep",
 )  # fmt: skip
 CLASS_COLUMN = "Label"  # before the last column where single cells have classes: the truth's, or the finder's opinion
 BOX = ["x1", "y1", "x2", "y2"]
@@ -137,8 +137,9 @@ def describe_boxes(found: Found, shape: tuple[int, int]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "PredictionString": "", **dict(zip(BOX, own.T, strict=True)),
-            "area": area.round().astype(np.int64), "nucleus_area": 0, "touches_border": touches.astype(np.int64),
-            "border_pixels": 0, "completeness": (area / np.maximum(whole, 1e-9)).round(4), "keep": 1,
+            "area": area.round().astype(np.int64), "nucleus_area": 0, "nucleus_box": 0,
+            "touches_border": touches.astype(np.int64), "border_pixels": 0,
+            "completeness": (area / np.maximum(whole, 1e-9)).round(4), "keep": 1,
         },
         index=pd.RangeIndex(1, len(own) + 1),
     )  # fmt: skip

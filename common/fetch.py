@@ -32,16 +32,18 @@ class Pace:
 
     def __init__(self, per_second: float):
         self.gap = 1 / per_second
-        self.next = 0.0
+        self.next = self.paused_until = 0.0
         self.lock = threading.Lock()
         self.stopped = threading.Event()
 
     def wait(self) -> None:
         """Wait for this thread's turn; Stopped when the run ends."""
-        with self.lock:
-            start = max(time.monotonic(), self.next)
-            self.next = start + self.gap
-        self.sleep(max(0.0, start - time.monotonic()))
+        start = -1.0
+        while start < self.paused_until:  # a pause that began while this thread waited takes its turn away
+            with self.lock:
+                start = max(time.monotonic(), self.next)
+                self.next = start + self.gap
+            self.sleep(max(0.0, start - time.monotonic()))
 
     def sleep(self, seconds: float) -> None:
         """Wait; Stopped when the run ends."""
@@ -51,7 +53,8 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """No request is to start before `seconds` have passed."""
         with self.lock:
-            self.next = max(self.next, time.monotonic() + min(seconds, LONGEST_PAUSE))
+            self.paused_until = max(self.paused_until, time.monotonic() + min(seconds, LONGEST_PAUSE))
+            self.next = max(self.next, self.paused_until)
 
 
 class Fetcher:

@@ -46,6 +46,11 @@ class Samples(Dataset):
         """The ids of a prediction's rows: one a sample here, one a cell where a sample is an image with its cells."""
         return self.keys
 
+    @property
+    def identity(self) -> list:
+        """What a prediction of these samples depends on besides the weights, in words that JSON knows."""
+        return [self.img_size, self.crop_size, self.seed, repr(self.augment), list(self.rows)]
+
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = item
         key = self.keys[index]
@@ -99,10 +104,13 @@ def balanced_weights(targets: np.ndarray, power: float = 1.0) -> np.ndarray:
     """Sampling weights (N,): each sample counts by its rarest class, 1 / (number of samples of that class) to `power`:
     1 draws each class as often, 0 each sample.
 
-    Kept within 1/100 of the largest, so that one rare image does not fill the epoch.
+    A sample is of a class from a (soft) target of .5 on. Kept within 1/100 of the largest, so that one rare image does
+    not fill the epoch; where no sample is of any class all count alike.
     """
-    rarity = 1 / np.maximum((targets > 0.5).sum(0), 1)
-    weights = np.where(targets > 0.5, rarity, 0).max(1)
+    has = targets >= 0.5
+    weights = np.where(has, 1 / np.maximum(has.sum(0), 1), 0).max(1)
+    if not has.any():
+        return np.ones(len(targets))
     return np.maximum(weights, weights.max() / 100) ** power
 
 

@@ -60,7 +60,7 @@ class Bags(Dataset):
     """
 
     keys: Sequence[str]
-    targets: np.ndarray
+    targets: np.ndarray | None
     cells: Samples
     members: Sequence[np.ndarray]
     most: int
@@ -70,6 +70,16 @@ class Bags(Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def rows(self) -> Sequence[str]:
+        """The ids of a prediction's rows: the images'."""
+        return self.keys
+
+    @property
+    def identity(self) -> list:
+        """As of `Samples`."""
+        return [self.most, *self.cells.identity, *(self.images.identity if self.images else [])]
+
     def __getitem__(self, item: tuple[int, int]) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
         epoch, index = item
         generator = rng(self.cells.seed, "cells", epoch, self.keys[index])
@@ -77,7 +87,8 @@ class Bags(Dataset):
         batch = {"cells": torch.stack([self.cells[epoch, int(row)][0] for row in drawn])}
         if self.images:
             batch["images"] = self.images[epoch, index][0]
-        return batch, torch.from_numpy(self.targets[index]), index
+        target = torch.empty(0) if self.targets is None else torch.from_numpy(self.targets[index])
+        return batch, target, index
 
     @staticmethod
     def collate(items: Sequence[tuple]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -111,7 +122,7 @@ def bags_of(cells: Samples, most: int, images: Samples | None = None) -> Bags:
         members = {key: members[key] for key in images.keys}
     if not members:
         raise UserError("no image is there with its crops: --img_path and --crop_dir must hold the same images")
-    targets = cells.targets[[rows[0] for rows in members.values()]]
+    targets = None if cells.targets is None else cells.targets[[rows[0] for rows in members.values()]]
     return Bags(list(members), targets, cells, list(members.values()), most, images)
 
 

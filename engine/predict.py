@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.files import DAMAGED, atomic, check_archive, remove_leftovers
 from engine.clock import Clock
 from engine.data import Batches, Samples, batches_of, loader
+from engine.image_cells import Bags
 
 PART_BATCHES = 16  # batches between two saves: what an interruption costs at most
 
@@ -32,7 +33,7 @@ class Tally(NamedTuple):
 
 
 def predict_views(
-    fabric: Fabric, model: nn.Module, samples: Samples, files: dict[str, Path], identity: str, batch_size: int,
+    fabric: Fabric, model: nn.Module, samples: Samples | Bags, files: dict[str, Path], identity: str, batch_size: int,
     workers: int, title: str, clock: Clock | None = None, whole: bool = False,
 ) -> Tally:  # fmt: skip
     """Predict all samples in the views that `files` (view -> prob_<dataset>.npz) names, and write those files.
@@ -111,9 +112,9 @@ def _steady(batches: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
 
 
 def view_of(images: torch.Tensor | dict[str, torch.Tensor], view: str) -> torch.Tensor | dict[str, torch.Tensor]:
-    """The view of a batch of images, or of images with their label images, which turn with them."""
-    if isinstance(images, dict):
-        return {name: apply_view(batch, view) for name, batch in images.items()}
+    """The view of a batch of images, or of images with their label images or cells, which turn with them."""
+    if isinstance(images, dict):  # how many cells an image has stays as it is
+        return {name: batch if batch.ndim == 1 else apply_view(batch, view) for name, batch in images.items()}
     return apply_view(images, view)
 
 
@@ -122,10 +123,9 @@ def _probs(model: nn.Module, images: torch.Tensor | dict[str, torch.Tensor]) -> 
     return model(images)["probs"].float().cpu().numpy()
 
 
-def _fingerprint(samples: Samples, identity: str) -> int:
+def _fingerprint(samples: Samples | Bags, identity: str) -> int:
     """A number that changes when the weights, the samples or how they are cropped change."""
-    settings = [identity, samples.img_size, samples.crop_size, samples.seed, repr(samples.augment), list(samples.rows)]
-    return zlib.crc32(json.dumps(settings).encode())
+    return zlib.crc32(json.dumps([identity, *samples.identity]).encode())
 
 
 def _made_by(path: Path) -> int | None:

@@ -85,6 +85,7 @@ class Road:
             predict, base_dir=self.args.base_dir, out_dir=own.model.name, predict_epoch=own.model.epoch, fold=own.fold,
             augment=",".join(own.views), seed=own.seed, cellorimage=own.model.sees,
             img_dir=self.work / ("images" if own.model.from_images else "crops"), cache_dir=self.work / "cache",
+            crop_dir=self.work / "crops",
             predictions_path=self.work / "submissions", batch_size=self.args.batch_size, workers=self.args.workers,
         )  # fmt: skip
         began = clock.now()

@@ -12,9 +12,9 @@ class DuoBranch(BagOfCells):
     """
 
     def forward(self, images, targets: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """As in BagOfCells, but "probs" with targets are the whole images'."""
+        """As in BagOfCells, but "probs" of images with their cells are the whole images'."""
         out = super().forward(images, targets)
-        return out | {"probs": out["image_probs"]} if "image_probs" in out and targets is not None else out
+        return out | {"probs": out["image_probs"]} if "image_probs" in out else out
 
     def look(self, images: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """images: {"images": (N, C, H, W), "cells": (M, C, H, W) crops, image after image, "counts": (N,)}."""

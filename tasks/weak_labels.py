@@ -5,6 +5,8 @@ Their names begin with bag_, pooled_ or duo_, or end in _cam; every other classi
 
 import argparse
 
+from torch import distributed
+
 from common.errors import UserError
 from competitions import Competition
 from engine.data import Samples
@@ -88,7 +90,8 @@ def model_options(args: argparse.Namespace, count: int) -> dict:
     """What the class of `wrapper_of` is told besides network, criterion, mean and std; count: training samples."""
     kind = wrapper_of(args.arch)
     if kind is PuzzleCAM:
-        batches = max((count if args.sample in (0, -1) else args.sample) // args.batch_size, 1)
+        gpus = distributed.get_world_size() if distributed.is_initialized() else 1
+        batches = max((count if args.sample in (0, -1) else args.sample) // (args.batch_size * gpus), 1)
         ramp = round(args.alpha_schedule * args.epochs * batches)
         return {"puzzle": bool(args.puzzle), "alpha": args.alpha, "ramp": ramp}
     if issubclass(kind, BagOfCells):

@@ -139,6 +139,8 @@ def test_prediction_without_training(published, file, tmp_path):
     np.testing.assert_allclose(probs.to_numpy(), expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(UserError, match="--preload bestfitting needs --network_path"):
         predict.main(predict_flags(data, "--preload", "bestfitting"))
+    with pytest.raises(UserError, match="--preload bestfitting: its classes are not those of cytologia; hpa is right"):
+        predict.main(predict_flags(data, *flags, *ARCH, "--competition", "cytologia"))
     state = torch.load(file)["state_dict"] | {"module.logit.bias": torch.ones(5)}
     torch.save(state, tmp_path / "five.pth")
     with pytest.raises(UserError, match="five.pth knows 5 classes; 28 or 19 are right"):

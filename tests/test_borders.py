@@ -39,6 +39,7 @@ def test_columns_by_hand():
     assert table.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert table["area"].tolist() == [400, 400, 400, 400, 150, 160]
     assert table["nucleus_area"].tolist() == [100, 100, 49, 50, 69, 69]
+    assert table["nucleus_box"].tolist() == [100, 100, 49, 50, 70, 70]  # of 5 and 6 one pixel is not the nucleus's
     assert table["touches_border"].tolist() == [0, 0, 1, 1, 1, 1]
     assert table["border_pixels"].tolist() == [0, 0, 40, 20, 25, 10]  # cells 3 and 5 lie in corners
     assert table["completeness"].tolist()[:2] == [1.0, 1.0]
@@ -133,8 +134,10 @@ def test_equal_to_cell_by_cell(labels):
 
 
 def border_table(*rows: tuple[str, int, int, int, int, float]) -> pd.DataFrame:
+    """A cells table; the box about each nucleus is 20 pixels larger than the nucleus."""
     columns = ["ImageID", "touches_border", "border_pixels", "area", "nucleus_area", "completeness"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(nucleus_box=table["nucleus_area"] + 20 * (table["nucleus_area"] > 0))
 
 
 WEIGHED = border_table(
@@ -148,6 +151,7 @@ WEIGHED = border_table(
     [
         ("area", [1, 0.9, 0.25, 1, 1, 1, 1, 0.25]),  # means: a 400, b 100 (all touch the border), c 80
         ("nucleus", [1, 1, 0.5, 1, 0, 0, 1, 0.25]),  # means: a 120, b 40; c has no nuclei: the cells' areas
+        ("nucleus_box", [1, 1, 80 / 140, 1, 0, 0, 1, 0.25]),  # means: a 140, b 60
         ("completeness", [1, 0.7, 0.25, 1, 0.9, 0.6, 1, 0.4]),
     ],
 )
@@ -176,7 +180,8 @@ def test_a_border_cell_of_which_more_is_seen_weighs_more(seed: int) -> None:
     areas, cut = generator.integers(1, 900, (2, 6)), generator.integers(1, 60)
     rows = [("a", 1, cut, area, nucleus, 0.5) for area, nucleus in areas.T] + [("a", 0, 0, 700, 500, 1)]
     table = border_table(*rows)
-    for how, column in (("touch", "area"), ("area", "area"), ("nucleus", "nucleus_area")):
+    columns = {"touch": "area", "area": "area", "nucleus": "nucleus_area", "nucleus_box": "nucleus_box"}
+    for how, column in columns.items():
         weights = border_weights(table, how)
         assert ((weights >= 0) & (weights <= 1)).all()
         assert weights[-1] == 1

@@ -235,6 +235,7 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
         (["--root_dir", "none"], "--root_dir does not exist: none"),
         (["--pseudo_labels", "x.csv"], f"--pseudo_labels is for classifiers, and --arch {ARCH} finds cells"),
         (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
+        (["--preload", "bestfitting", "--resume", "x.pth"], "--preload bestfitting is for classifiers"),
     ],
 )
 def test_bad_training_flags(data, flags, message):

@@ -55,6 +55,13 @@ def test_balanced_weights_count_by_the_rarest_class():
     assert balanced_weights(targets, 0).tolist() == [1.0] * 4
 
 
+def test_balanced_weights_of_soft_targets():
+    """A half is enough, as for pseudolabels.py --floor; without any class every sample counts alike."""
+    soft = np.array([[0.5, 0], [0.6, 0.1], [0.9, 0], [0.5, 0.7]], np.float32)
+    assert balanced_weights(soft).tolist() == [0.25, 0.25, 0.25, 1.0]
+    assert balanced_weights(soft * 0.5).tolist() == [1.0] * 4
+
+
 @pytest.mark.parametrize(
     ("scheduler", "epoch", "rate"),
     [

@@ -173,12 +173,14 @@ def test_border_weights(data: Path) -> None:
     with pytest.raises(UserError, match=r"cells\.csv lacks the column touches_border"):
         run(data, "--border_weight", "area")
     borders = {"touches_border": [0, 1, 0, 1, 1], "border_pixels": [0, 20, 0, 8, 20], "area": [400, 100, 300, 600, 0],
-               "nucleus_area": [80, 60, 50, 10, 20], "completeness": [1, 0.25, 1, 0.9, 0.5]}  # fmt: skip
+               "nucleus_area": [80, 60, 50, 10, 20], "nucleus_box": [100, 50, 80, 40, 80],
+               "completeness": [1, 0.25, 1, 0.9, 0.5]}  # fmt: skip
     cells.assign(**borders).to_csv(data / "cells.csv", index=False)
     for how, factors in (
         ("none", [1, 1, 1, 1, 1]),
         ("area", [1, 0.25, 1, 1, 0]),
         ("nucleus", [1, 0.75, 1, 0.2, 0.25]),
+        ("nucleus_box", [1, 0.5, 1, 0.5, 0.8]),
         ("completeness", [1, 0.25, 1, 0.9, 0.5]),
     ):
         table = run(data, "--border_weight", how)

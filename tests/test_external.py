@@ -15,7 +15,7 @@ import pytest
 import common.fetch
 import download
 from common.errors import UserError
-from common.fetch import Fetcher, FetchError, gunzip, retry_after
+from common.fetch import Fetcher, FetchError, Pace, gunzip, retry_after
 from common.seeds import rng
 from competitions import get, hpa
 from competitions.hpa_external import read_external
@@ -286,6 +286,25 @@ def test_a_busy_server_pauses_every_thread() -> None:
     began = time.monotonic()
     fetcher.pace.wait()
     assert time.monotonic() - began >= 0.29
+
+
+def test_a_pause_takes_the_turns_of_threads_that_wait() -> None:
+    pace, starts = Pace(20), []
+
+    def ask() -> None:
+        pace.wait()
+        starts.append(time.monotonic())
+
+    pace.wait()
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    pace.pause(0.5)  # their turns would be within .15 s
+    for thread in threads:
+        thread.join()
+    assert min(starts) - began >= 0.49
+    assert max(starts) - began >= 0.58  # and one after another, 1/20 s apart
 
 
 def test_requests_keep_their_distance(table: Path, atlas: Atlas) -> None:

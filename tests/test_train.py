@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from small_data import make_small_data, train_flags
 
 import train
@@ -194,11 +197,25 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--dataset", "external"], "--img_path .* has no dataset external .it has test, train."),
         (["--competition", "riva2"], "--competition riva2 is not known"),
         (["--gpu_id", "one"], "--gpu_id one must be"),
+        (["--sample", "-2"], "--sample -2 must be -1, 0 or a number of samples"),
+        (["--external_groups", "groups.csv"], "--external_groups needs --external"),
     ],
 )
 def test_bad_flags(data, flags, message):
     with pytest.raises(UserError, match=message):
         train.main(train_flags(data, *flags))
+
+
+@pytest.mark.parametrize("fused", ["0", "1"])
+def test_a_loss_scale_and_the_fused_optimiser(data, monkeypatch, fused):
+    """As on a GPU: gradients are clipped under a loss scale that the fused step takes away itself."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    monkeypatch.setattr(train, "make_fabric", lambda *_: Fabric(accelerator="cpu", devices=1, plugins=[scaled]))
+    train.main(train_flags(data, "--fused", fused, "--clipnorm", "0.01", "--epochs", "1"))
+    log = pd.read_csv(run_folder(data) / "log.csv")
+    assert np.isfinite(log["train_loss"]).all()
+    assert checkpoints.read(run_folder(data) / "last.pth", "")["precision"]["scale"] == 64.0  # no step was left out
 
 
 def test_other_settings_in_the_same_folder(data):

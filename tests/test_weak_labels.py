@@ -18,10 +18,12 @@ from cells.store import write_image_png
 from cells.table import write_table
 from common.errors import UserError
 from common.seeds import rng
+from competitions import hpa
 from engine import checkpoints
 from engine.data import Samples
 from engine.image_cells import LabelledImages, bags_of, consecutive, kept_cells, read_labels, resize_labels
 from engine.samples import ImageReader
+from metrics.classification import average_precision
 
 LEVELS = {0: 200, 16: 60, 18: 5}
 
@@ -145,6 +147,28 @@ def test_images_of_the_same_networks(data):
     predict.main(predict_flags(data, "pooled_test_resnet", "images", "--dataset", "test", "--cellorimage", "image"))
     ids, probs = predictions(data, "pooled_test_resnet")
     assert ids == [f"test_image{number:02d}" for number in range(12)] and probs.shape == (12, 19)
+
+
+def test_images_of_the_duo(data):
+    """Whole images are judged with their cells, as in training: the scores of the held-out ones are the same."""
+    arch = "duo_test_resnet"
+    if not (data / "results" / "models" / arch).exists():
+        train.main(flags(data, arch))
+    more = ["--dataset", "valid", "--split_name", "random_folds4", "--cellorimage", "image", "--predictions_path",
+            str(data / "of_images")]  # fmt: skip
+    with pytest.raises(UserError, match="judges an image with its cells, the crops of --crop_dir"):
+        predict.main(predict_flags(data, arch, "images", *more))
+    predict.main(predict_flags(data, arch, "images", *more, "--crop_dir", str(data / "crops"), "--augment", "all"))
+    folder = data / "of_images" / arch / "fold0" / "epoch_002"
+    with np.load(folder / "default_seed0" / "prob_valid.npz") as saved:
+        ids, probs = saved["ids"].tolist(), saved["probs"]
+    own = pd.read_csv(data / "cv_folds" / "random_folds4" / "images.csv").set_index("ID")
+    assert sorted(ids) == sorted(own.index[own["Fold"] == 0])
+    targets = hpa.multi_hot(own.loc[ids, "Label"].astype(str))
+    score = np.nanmean(average_precision(probs, targets))
+    log = pd.read_csv(data / "results" / "models" / arch / "fold0" / "log.csv")
+    assert score == pytest.approx(log["pr_auc"].iloc[-1], abs=1e-6)
+    assert len({(folder / f"{view}_seed0" / "prob_valid.npz").read_bytes() for view in VIEWS}) == 8
 
 
 def test_an_interrupted_puzzle_goes_on(data):
