@@ -41,7 +41,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="boxes", help="with a cells table: score_<name>.csv")
     parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
     parser.add_argument("--truth", help="truth table: a cells table with a further column Label")
-    parser.add_argument("--root_dir", help="without a truth: the images' folder, to check a submission alone (neurons)")
+    parser.add_argument("--root_dir", help="neurons: the images' folder, for a truth that does not give their sizes; "
+        "or without a truth, to check a submission alone")  # fmt: skip
     parser.add_argument("--out_path", help="folder for the table and the picture")
     return parser
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if args.out_path and len({Path(path).stem for path in args.submission}) < len(names):
         raise UserError("two submissions of one name cannot both be scored to --out_path; leave it out")
     truth = existing(args.truth, "--truth")
-    tables = [score(existing(path, "--submission"), truth, competition, args.out_path) for path in args.submission]
+    tables = [score(existing(path, "--submission"), truth, competition, args) for path in args.submission]
     if len(tables) == 1:
         show(tables[0], competition.SCORE)
     else:
@@ -81,10 +82,10 @@ def check_alone(args: argparse.Namespace, competition: Competition) -> None:
         say(f"{table.to_string(index=False)}\n{path} is right in form: {table['Cells'].sum()} cells")
 
 
-def score(submission: Path, truth: Path, competition: Competition, out_path: str | None) -> pd.DataFrame:
+def score(submission: Path, truth: Path, competition: Competition, args: argparse.Namespace) -> pd.DataFrame:
     """Score one submission and write its table and picture; returns the table."""
-    table = competition.score(submission, truth)
-    out = Path(out_path) if out_path else submission.parent
+    table = competition.score(submission, truth, root=args.root_dir)
+    out = Path(args.out_path) if args.out_path else submission.parent
     with sole_writer(out):
         write_table(table, out / f"score_{submission.stem}.csv")
         draw(table, competition.SCORE, out / f"score_{submission.stem}.png")

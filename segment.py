@@ -75,14 +75,15 @@ def add_finder_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--fuse", default="wbf", help="network: how the finds of several networks and views become one: wbf (weighted "
-        "boxes), centre (centres within --fuse_distance), nms; default: wbf",
+        "boxes), centre (centres within --fuse_distance), nms; masks: wbf; class maps are averaged; default: wbf",
     )  # fmt: skip
     parser.add_argument("--fuse_iou", type=float, default=0.55, help="wbf, nms: boxes of one cell overlap more")
     parser.add_argument("--fuse_distance", type=float, default=12, help="centre: pixels between centres of one cell")
     parser.add_argument("--score_threshold", type=float, default=0.05, help="network: cells with a lower score go")
     parser.add_argument("--nms_iou", type=float, default=0.5, help="network: of two that overlap more the better stays")
     parser.add_argument(
-        "--max_cells", type=int, help="network: at most so many cells an image; default: 300, or the competition's most"
+        "--max_cells", type=int,
+        help="network, of detectors: at most so many cells an image; default: 300, or the competition's most",
     )
     parser.add_argument(
         "--tile", type=int, default=0, help="network: look at tiles of so many pixels a side, each at the size that it "

@@ -6,6 +6,7 @@ what `known` says of the image by its ID.
 """
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,12 +93,14 @@ def label_hpacellseg(image: np.ndarray, prediction: Any, rules: Rules) -> Found:
 
 
 def make_network(args: argparse.Namespace) -> Finder:
-    """The finder `network`: detectors or networks of class maps that train.py trained, alone or together."""
+    """The finder `network`: detectors or networks of class maps that train.py trained, alone or together; under one of
+    the NETWORKS' names those of this kind alone.
+    """
     from cells.network_finder import Fusing, NetworkFinder
     from engine.device import describe, make_fabric
 
     if not args.weights:
-        raise UserError("--finder network needs --weights, checkpoints of train.py joined by commas")
+        raise UserError(f"--finder {args.finder} needs --weights, checkpoints of train.py joined by commas")
     fabric = make_fabric(args.gpu_id, mixed_precision=True)
     competition = competitions.get(args.competition, args.classes)
     most = args.max_cells or max(300, competition.MAX_DETECTIONS)
@@ -106,9 +109,17 @@ def make_network(args: argparse.Namespace) -> Finder:
     paths = args.weights.split(",")
     zooms = parse_zooms(args.zooms)
     finder = NetworkFinder(paths, competition, views, fusing, fabric, args.tile, zooms)
+    for path, (_, own) in zip(paths, finder.networks, strict=True):
+        if args.finder in NETWORKS and not own["arch"].startswith(f"{args.finder}_"):
+            raise UserError(f"--finder {args.finder}: {path} is a {own['arch']}; network takes any")
+    if finder.maps and args.max_cells:
+        raise UserError("--max_cells is for detectors; the cells of class maps are what --score_threshold leaves")
     looks = {"views": views, "tile": args.tile, "zooms": zooms}
     settings = {"weights": [digest(path) for path in paths], **looks, **fusing._asdict()}
-    return Finder(finder.label, finder.predict, settings=settings, about=describe(fabric))
+    about = describe(fabric)
+    if not finder.named and len(competition.CLASSES) > 1:
+        about += f"; --weights do not tell the classes of {args.competition} apart: which one a cell has is left open"
+    return Finder(finder.label, finder.predict, settings=settings, about=about)
 
 
 def parse_zooms(text: str) -> list[float]:
@@ -131,7 +142,8 @@ def make_truth(args: argparse.Namespace) -> Finder:
     competition = competitions.get(args.competition, args.classes)
     table = competition.read_cells(args.truth or args.metadata, root=args.root_dir)
     known = Known({str(image): own for image, own in table.groupby("ImageID")})
-    return Finder(label_known, known=known.of, settings={"truth": digest(args.truth or args.metadata)})
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()  # the truth may be a folder
+    return Finder(label_known, known=known.of, settings={"truth": hashlib.sha256(rows.tobytes()).hexdigest()})
 
 
 class Known(NamedTuple):
@@ -157,6 +169,8 @@ def label_known(image: np.ndarray, table: pd.DataFrame | None) -> Found:
     return Found(cells, np.zeros_like(cells), labels=labels)
 
 
+NETWORKS = ("centernet", "yolox", "maskrcnn", "unet")  # kinds of the finder `network`, by the first word of --arch
+
 # Name -> what makes the finder from segment.py's flags, and the flags that are its own.
 FINDERS: dict[str, Callable[[argparse.Namespace], Finder]] = {
     "watershed": make_watershed,
@@ -164,6 +178,7 @@ FINDERS: dict[str, Callable[[argparse.Namespace], Finder]] = {
     "texture": make_baseline,
     "hpacellseg": make_hpacellseg,
     "network": make_network,
+    **dict.fromkeys(NETWORKS, make_network),
     "truth": make_truth,
 }
 OWN_FLAGS = {
@@ -177,5 +192,5 @@ def refuse_other_flags(args: argparse.Namespace) -> None:
     """UserError when a file is given that the chosen finder would ignore."""
     for finder, flags in OWN_FLAGS.items():
         for flag in flags:
-            if getattr(args, flag) and args.finder != finder:
+            if getattr(args, flag) and FINDERS[args.finder] is not FINDERS[finder]:
                 raise UserError(f"--finder {args.finder} does not use --{flag}, it belongs to {finder}: leave it out")

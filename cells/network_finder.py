@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional
 
+import competitions
 from augment.views import VIEWS, apply_view, undo_view
 from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
@@ -22,7 +23,7 @@ from cells.pieces import batches, in_image
 from cells.regions import number
 from cells.tiling import taper
 from common.errors import UserError, choose
-from competitions import Competition
+from competitions import Competition, parse_classes
 from engine.checkpoints import load_model, read
 from engine.scenes import of_side
 from models import build_detector, finds_masks, task_of
@@ -67,17 +68,19 @@ class NetworkFinder:
             raise UserError(f"--tile {tile} must be a number of pixels, or 0 for whole images")
         self.competition, self.fusing, self.fabric = competition, fusing, fabric
         self.views, self.tile, self.zooms = views, tile, zooms
-        self.networks = [open_network(path, competition, fabric) for path in paths]
+        self.networks = [open_network(path, competition, fusing.most, fabric) for path in paths]
         kinds = {task_of(settings["arch"]) + "+masks" * finds_masks(settings["arch"]) for _, settings in self.networks}
         if len(kinds) > 1:
             raise UserError("--weights: boxes, masks and class maps cannot be fused; give networks of one kind")
         self.maps = kinds == {"segment"}
+        if fusing.how != "wbf" and kinds != {"detect"}:
+            raise UserError(f"--fuse {fusing.how} is for boxes; masks and class maps are averaged: wbf is right")
         forms = {(settings["num_classes"], has_borders(settings)) for _, settings in self.networks}
         if len(forms) > 1:
             raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
-        classes, borders = next(iter(forms))
-        named = classes == len(competition.CLASSES)
-        self.label = partial(label, borders=self.maps and borders, named=named, threshold=fusing.threshold)
+        _, borders = next(iter(forms))
+        self.named = all(knows_classes(settings, competition) for _, settings in self.networks)
+        self.label = partial(label, borders=self.maps and borders, named=self.named, threshold=fusing.threshold)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
@@ -167,7 +170,8 @@ class NetworkFinder:
 
     def _good(self, find: dict) -> dict:
         """The finds above the threshold that have an area and are not nearly the same as a better one."""
-        find = find | {"boxes": of_side(find["boxes"], self.competition.BOX_SIZE)}
+        if "masks" not in find:  # which lie on their own boxes
+            find = find | {"boxes": of_side(find["boxes"], self.competition.BOX_SIZE)}
         sides = find["boxes"][:, 2:] - find["boxes"][:, :2]
         keep = np.flatnonzero((find["scores"] >= self.fusing.threshold) & (sides > 0).all(1))
         kept = nms(find["boxes"][keep], find["scores"][keep], self.fusing.nms_iou, find["labels"][keep])
@@ -239,17 +243,34 @@ def has_borders(settings: dict) -> bool:
     return bool(settings.get("borders"))
 
 
-def open_network(path: str, competition: Competition, fabric: Fabric) -> tuple[nn.Module, dict]:
-    """A detector, or a network of class maps, of train.py with its settings."""
+def knows_classes(settings: dict, competition: Competition) -> bool:
+    """Whether a network of these settings tells the classes of `competition` apart: the same ones, in this order."""
+    count, own = len(competition.CLASSES), settings.get("classes")
+    if settings["num_classes"] != count or count == 1:
+        return settings["num_classes"] == count
+    # A file of class names may be gone since the training: then their number within the same competition must do.
+    gone = own is not None and settings["competition"] == competition.name and len(parse_classes(own)) != count
+    return gone or competitions.get(settings["competition"], own).CLASSES == competition.CLASSES
+
+
+def open_network(path: str, competition: Competition, most: int, fabric: Fabric) -> tuple[nn.Module, dict]:
+    """A detector, or a network of class maps, of train.py with its settings, whatever classes it knows.
+
+    most: how many cells an image may have, for a detector that chooses whose masks to look at.
+    """
     checkpoint = read(path, "--weights")
     settings = checkpoint["settings"]
     if task_of(settings["arch"]) not in ("detect", "segment"):
         raise UserError(f"--weights {path} is a {settings['arch']}, which finds no cells; a detector is right")
-    for name, right in (("in_channels", len(competition.CHANNELS)), ("num_classes", len(competition.CLASSES))):
-        if settings[name] != right and not (name == "num_classes" and settings[name] == 1):
-            raise UserError(f"--weights {path} was trained with --{name} {settings[name]}, {right} is right here")
+    channels = len(competition.CHANNELS)
+    if settings["in_channels"] != channels:
+        raise UserError(
+            f"--weights {path} was trained with --in_channels {settings['in_channels']}, {channels} is right here"
+        )
     classes = settings["num_classes"] + has_borders(settings)
     options = detector_options(settings["arch"], settings["img_size"], competition)
+    if "most" in options:
+        options["most"] = max(options["most"], most)
     model = build_detector(
         settings["arch"], classes, settings["in_channels"], competition.MEAN, competition.STD, **options
     )

@@ -96,12 +96,3 @@ def decode_layers(texts: Sequence[str], height: int, width: int, where: Sequence
             layers.append(free)
         free[inside] = label
     return [layer.reshape(height, width) for layer in layers]
-
-
-def flatten(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """One label image of the layers of `decode_layers`: where masks overlap, the first one keeps the pixel."""
-    flat = layers[0].copy()
-    for layer in layers[1:]:
-        over = (layer > 0) & ((flat == 0) | (layer < flat))
-        flat[over] = layer[over]
-    return flat

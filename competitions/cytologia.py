@@ -222,7 +222,9 @@ def write_submission(
     write_table(table.iloc[np.argsort(np.array(places, np.int64))], path)
 
 
-def score(submission: str | Path, truth: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def score(
+    submission: str | Path, truth: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES
+) -> pd.DataFrame:
     """The challenge's score of a submission against a table in train.csv's form: `Class,Score,F1,GIoU,Truths,Guesses`,
     last row `mean` with the score itself (metrics/box_class.py says how).
     """

@@ -201,7 +201,7 @@ def write_submission(path: str | Path, sample: pd.DataFrame, cells: pd.DataFrame
     write_rows(path, ((image_id, *size, text(image_id, placeholder)) for image_id, *size, placeholder in fields))
 
 
-def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
+def score(submission: str | Path, truth: str | Path, root: str | Path | None = None) -> pd.DataFrame:
     """The competition's mAP of a submission file against a truth table: `Class,AP,Truths,Detections,Hits`, and a mean.
 
     Both must name the same images. Every triple is a detection, a placeholder too. Of equal confidences, the one that

@@ -54,12 +54,6 @@ TRAIN_DEFAULTS = {
         "swa_start": 30, "mixup": 0.4, "mix_share": 0.3, "patience": 15, "skip_nonfinite": 100,
     },
 }  # fmt: skip
-TRAIN_BACKUP = {
-    "segment": {
-        **TRAIN_DEFAULTS["segment"], "loss": "FrequencyDice", "optimizer": "Adam", "scheduler": "cosine", "lr": 2e-4,
-        "weight_decay": 0.0, "warmup_epochs": 5, "ema": 0.0, "swa_start": 0, "mixup": 0.0, "progressive": 0,
-    },
-}  # fmt: skip
 
 
 def read_masks(folder: str | Path, image_id: str, classes: Sequence[str] = CLASSES) -> np.ndarray:
@@ -81,17 +75,6 @@ def read_labels(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFr
 def multi_hot(labels: pd.Series, classes: Sequence[str] = CLASSES) -> np.ndarray:
     """Label texts such as `0|4` as a float32 array (N, classes) of zeros and ones; an empty text is zeros."""
     return hot_labels(labels, len(classes))
-
-
-def read_map(folder: str | Path, image_id: str, classes: Sequence[str] = CLASSES) -> np.ndarray:
-    """The `class_map` of an image: what a network learns to predict."""
-    return class_map(read_masks(folder, image_id, classes))
-
-
-def measure_weights(folder: str | Path, images: Sequence[str], classes: Sequence[str] = CLASSES) -> np.ndarray:
-    """The weights of the classes and, last, the background in the loss, by their pixels in `images`: (C + 1,)."""
-    maps = (read_map(folder, image_id, classes) for image_id in images)
-    return frequency_weights(sum(np.bincount(own.ravel(), minlength=len(classes) + 1) for own in maps))
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
@@ -202,7 +185,9 @@ def finds(table: pd.DataFrame, channels: int) -> Callable[[str, tuple[int, int]]
     return of_image
 
 
-def score(submission: str | Path, truth: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def score(
+    submission: str | Path, truth: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES
+) -> pd.DataFrame:
     """The score of a cells table with `Label`, or of the arrays `.npy` in the order of the truth's images.
 
     truth: the folder of the images that are to be scored (`read_metadata`), one fold or all. Gives a row a tissue and

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cells.images import ImageError, list_images, read_rgb
+from cells.images import ImageError, list_images, read_rgb, read_size
 from cells.table import match_rows, read_table
 from common.errors import UserError, first_line, some
 from common.files import atomic, existing, safe_name
@@ -142,8 +142,10 @@ def read_masks(folder: str | Path, image_id: str, classes: Sequence[str]) -> np.
             raise ImageError(f"{fold.folder} has no masks.npy")
         masks = fold.masks[number]
     else:
-        path = _file(folder, "masks", image_id, ".npz")
+        path, image = _file(folder, "masks", image_id, ".npz"), _file(folder, "images", image_id, ".png")
         masks = _npz(path)
+        if image.exists() and masks.shape[:2] != (size := read_size(image)[::-1]):
+            raise ImageError(f"{path} has masks of {masks.shape[:2]} (height, width), but {image} has {size}")
     if masks.ndim != 3 or masks.shape[2] != len(classes) + 1 or not _is_number(masks):
         raise ImageError(
             f"{path} holds {_form(masks)} for {image_id}; the {len(classes)} classes {some(classes, 5)} "

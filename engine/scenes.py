@@ -13,6 +13,7 @@ from augment.mosaic import mixed
 from augment.scenes import Scene, fitted, letterbox
 from cells.crops import to_uint8
 from cells.masks import decode_mask
+from common.errors import UserError
 from common.seeds import rng
 from competitions import Competition
 from engine.data import channels_first
@@ -98,8 +99,10 @@ def network_input(competition: Competition, image: np.ndarray, raw: bool = False
 def canvas_of(cells: pd.DataFrame, size: int, multiple: int = 32) -> tuple[int, int]:
     """The (height, width) that every image of the table fits into when its longer side is `size`.
 
-    A multiple of 32, so that networks need not pad.
+    A multiple of 32, so that networks need not pad. UserError when the table has no cell.
     """
+    if cells.empty:
+        raise UserError("--metadata has no labelled cell to learn from")
     sides = cells[["ImageHeight", "ImageWidth"]].drop_duplicates().to_numpy()
     shapes = np.array([fitted(height, width, size) for height, width in sides])
     height, width = -(-shapes.max(axis=0) // multiple) * multiple

@@ -77,6 +77,11 @@ class Progress:
     skipped: int = 0  # batches of the whole run whose loss was not finite
     history: list[dict] = field(default_factory=list)
 
+    @property
+    def summed(self) -> int:
+        """The batches of the epoch whose losses are in `sums`: those that were finite."""
+        return self.step - (self.skipped - (self.history[-1]["skipped"] if self.history else 0))
+
     def best(self, select: str) -> int:
         """The epoch with the highest score, the first of equals; 0 when there is none yet."""
         return max(self.history, key=lambda row: row[select])["epoch"] if self.history else 0
@@ -123,14 +128,19 @@ def fit(
     while not run.progress.ended(plan, task.select):
         started = time.monotonic()
         _train_epoch(run)
-        losses = {name: total / max(run.progress.step, 1) for name, total in run.progress.sums.items()}
+        losses = {name: total / max(run.progress.summed, 1) for name, total in run.progress.sums.items()}
         run.judged.eval()
         _end_epoch(run, losses, task.validate(fabric, run.ema.module if run.ema else model))
         text = epoch_text(run.progress.history[-1], task.select, run.progress.best(task.select))
         say(f"{text}  ({time.monotonic() - started:.0f} s)")
-    if swa and swa.n_averaged:
+    if swa and swa.n_averaged and _average_of(plan.folder / "swa.pth") != run.progress.epoch - 1:
         _end_average(run, say)
     return run.progress
+
+
+def _average_of(path: Path) -> int:
+    """The last epoch in the mean of weights of a file; 0 where there is none."""
+    return checkpoints.read(path, "--result_dir")["epoch"] if path.exists() else 0
 
 
 def _end_average(run: Run, say: Callable[[str], None]) -> None:
@@ -141,8 +151,11 @@ def _end_average(run: Run, say: Callable[[str], None]) -> None:
     with fabric.autocast():
         if not plan.held:
             order = epoch_order(len(task.train), plan.seed, last, task.draw_weights, plan.draws)
-            batches = Batches(order, plan.batch_size, last, rank=fabric.global_rank, world=fabric.world_size)
+            batches = Batches(
+                order, plan.batch_size, last, drop_last=True, rank=fabric.global_rank, world=fabric.world_size
+            )
             data = fabric.setup_dataloaders(loader(task.train, batches, plan.workers), use_distributed_sampler=False)
+            torch.manual_seed(plan.seed)  # of dropout before a norm: the same means however often it is made
             refresh(run.swa, tqdm(batches_of(data), "average", len(batches), leave=False))
         scores = task.validate(fabric, run.swa.module.eval())
     say(f"mean of {int(run.swa.n_averaged)} epochs' weights: {task.select} {scores[task.select]:.4f}, swa.pth")
@@ -175,7 +188,7 @@ def _train_epoch(run: Run) -> None:
         if stepped and progress.step < steps and time.monotonic() - saved > plan.save_minutes * 60:
             _save_state(run)
             saved = time.monotonic()
-        bar.set_postfix(loss=f"{progress.sums.get('train_loss', 0) / progress.step:.4f}", refresh=False)
+        bar.set_postfix(loss=f"{progress.sums.get('train_loss', 0) / max(progress.summed, 1):.4f}", refresh=False)
 
 
 def _train_batch(run: Run, images: torch.Tensor, targets: Any, steps: int) -> bool:

@@ -38,11 +38,6 @@ def coco_ap(
     return result
 
 
-def cell_ap(truth: pd.DataFrame, found: pd.DataFrame, max_dets: int = 100) -> np.ndarray:
-    """The average precision of finding cells, whatever their class: (T,), a value an IoU threshold of THRESHOLDS."""
-    return coco_ap(truth.assign(**{"class": 0}), found.assign(**{"class": 0}), 1, max_dets)[:, 0]
-
-
 def ap_table(names: Sequence[str], truth: pd.DataFrame, found: pd.DataFrame, max_dets: int = 100) -> pd.DataFrame:
     """COCO's mAP as a score table: `Class,AP,AP50,Truths,Detections` and a last row `mean`, of the classes with truths.
 

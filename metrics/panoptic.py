@@ -53,11 +53,6 @@ def tissue_table(qualities: np.ndarray, tissues: Sequence[str]) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
 
 
-def type_quality(qualities: np.ndarray) -> np.ndarray:
-    """The PQ of each type, the mean over the images that have it: (N, 1 + C) -> (C,)."""
-    return _nanmean(qualities[:, 1:], axis=0)
-
-
 def _nanmean(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """The mean without NaN; NaN where nothing else is, without numpy's warning."""
     values = np.asarray(values, float)

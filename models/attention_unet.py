@@ -1,6 +1,7 @@
 """Attention U-Net (Oktay et al. 2018) on any timm encoder: which class each pixel of an image is of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -54,18 +55,40 @@ class AttentionUNet(nn.Module):
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K, H, W) of normalised images whose sides are multiples of 32."""
         again = self.checkpointing and self.training
-        maps = checkpoint(feature_maps, self.backbone, images, use_reentrant=False) if again else self.maps(images)
+        maps = once_more(self.maps, self.backbone)(images) if again else self.maps(images)
         if self.stem is not None:
             maps = {**maps, 2: self.stem(images)}
         x = maps[32]
         for block, stride in zip(self.decoder, (16, 8, 4, 2), strict=True):
             inputs = x, maps[stride]
-            x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
+            x = once_more(block, block)(*inputs) if again else block(*inputs)
         return self.head(self.last(x))
 
     def maps(self, images: torch.Tensor) -> dict[int, torch.Tensor]:
         """The encoder's maps by stride."""
         return feature_maps(self.backbone, images)
+
+
+def once_more(function: Callable, module: nn.Module) -> Callable:
+    """`function`, which runs `module`, without keeping what its gradients need: that is computed once more. The batch
+    norms count the batch the first time only.
+    """
+    return partial(checkpoint, function, use_reentrant=False, context_fn=lambda: (nullcontext(), counted(module)))
+
+
+@contextmanager
+def counted(module: nn.Module) -> Iterator[None]:
+    """Batch norms go by their batch as in training, but keep their running statistics as they are."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:  # torch stops the computation by an exception when it has what it needs
+        for layer, (momentum, count) in zip(norms, before, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(count)
 
 
 class UpBlock(nn.Module):

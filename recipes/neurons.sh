@@ -4,14 +4,16 @@
 #   bash recipes/neurons.sh --demo                 made-up images, a small network: minutes on a laptop, no downloads
 #   DATA=path/to/neurons bash recipes/neurons.sh   DATA holds train.csv, train/, sample_submission.csv, test/
 #
-# Settings: OUT (folder to write), FOLDS (the folds of ten to hold out in turn; their networks are fused), ARCH, TILE
-# (pixels a side of the tiles to look at; 0: whole images), GPU, WORKERS. Run it again after an interruption: every
-# stage goes on.
+# Settings: OUT (folder to write), CLASSES (the cell types, joined by commas; one name where train.csv has none), FOLDS
+# (the folds of ten to hold out in turn; their networks are fused), ARCH, TILE (pixels a side of the tiles to look at; 0:
+# whole images), GPU, WORKERS. Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 GPU=${GPU:-0} WORKERS=${WORKERS:-0} FOLDS=${FOLDS:-0} TILE=${TILE:-0}
-own=(--competition neurons)
+CLASSES=${CLASSES:-shsy5y,astro,cort}
+own=(--competition neurons --classes "$CLASSES")
+types=$(($(tr -cd , <<< "$CLASSES" | wc -c) + 1))
 
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_neurons}
@@ -22,15 +24,17 @@ if [ "${1:-}" = --demo ]; then
 else
     OUT=${OUT:-results_neurons}
     DATA=${DATA:?is the folder of the competition; or give --demo}
-    net=(--arch "${ARCH:-maskrcnn_convnext_tiny}") # everything else as published, see competitions/neurons.py
+    # Everything else as published (competitions/neurons.py), but that the network tells the types apart.
+    net=(--arch "${ARCH:-maskrcnn_convnext_tiny}")
 fi
 
 echo "== train"
-python makefolds.py "${own[@]}" --metadata "$DATA/train.csv" --folds_dir "$OUT/cv_folds" --split_name neurons_folds10
+python makefolds.py "${own[@]}" --metadata "$DATA/train.csv" --folds_dir "$OUT/cv_folds" --split_name neurons_folds10 \
+    --seed 2025
 weights=()
 for fold in $FOLDS; do
     python train.py "${own[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$OUT/cv_folds" \
-        --fold "$fold" --result_dir "$OUT/results" --out_dir Cells --num_classes 3 --gpu_id "$GPU" \
+        --fold "$fold" --result_dir "$OUT/results" --out_dir Cells --num_classes "$types" --gpu_id "$GPU" \
         --workers "$WORKERS" "${net[@]}" ${MORE:-}
     weights+=("$OUT/results/models/Cells/fold$fold/best.pth")
 done
@@ -45,7 +49,7 @@ python submit.py "${own[@]}" --metadata "$DATA/sample_submission.csv" --out_path
 truth=()
 if [ -e "$DATA/test_truth.csv" ]; then
     truth=(--truth "$DATA/test_truth.csv")
-    python evaluate.py "${own[@]}" "${truth[@]}" --submission "$OUT/submission.csv"
+    python evaluate.py "${own[@]}" "${truth[@]}" --root_dir "$DATA/test" --submission "$OUT/submission.csv"
 fi
 python visualize.py overlays "${own[@]}" --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" --limit 4 \
     --cell_meta_csv_path "$OUT/meta/sample_submission_cell.csv" --out_path "$OUT/pictures" "${truth[@]}"

@@ -40,9 +40,11 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
     root = existing(args.root_dir, "--root_dir")
     cells = without_background(competition.read_cells(args.metadata, root=root), competition)
     canvas = canvas_of(cells, args.img_size)
-    parts, known = [], set(competition.read_metadata(args.metadata)["ID"])
+    parts = []
+    # A table of cells alone (hpa) does not say which images have none.
+    known = set(competition.read_metadata(args.metadata)["ID"]) if competition.CELL_LABELS else None
     for images in read_fold(args.folds_dir, args.split_name, args.fold, competition):
-        missing = sorted(set(images["ID"]) - known)
+        missing = sorted(set(images["ID"]) - known) if known is not None else []
         if missing:
             raise UserError(f"--metadata {args.metadata} lacks images of {args.split_name}: {some(missing)}")
         parts.append((images["ID"].tolist(), cells[cells["ImageID"].isin(images["ID"])].reset_index(drop=True)))

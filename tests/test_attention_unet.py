@@ -76,15 +76,20 @@ def test_gate_by_hand():
     torch.testing.assert_close(gate(x, skip), skip * torch.sigmoid(torch.tensor(1.5)))
 
 
-def test_checkpointing_changes_no_gradient():
+def test_checkpointing_changes_no_gradient_and_no_running_mean():
     images, targets = torch.randint(256, (2, 3, 64, 64)), torch.randint(3, (2, 64, 64))
-    grads = []
+    grads, buffers = [], []
     for again in (False, True):
         model = small(checkpointing=again, dropout=0.0)
         sum(model(images, targets).values()).backward()
         grads.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+        buffers.append(dict(model.named_buffers()))
     for first, second in zip(*grads, strict=True):
         torch.testing.assert_close(first, second)
+    assert buffers[1]["backbone.bn1.num_batches_tracked"] == 1
+    for name, value in buffers[0].items():
+        torch.testing.assert_close(value, buffers[1][name], msg=name)
+    assert model.backbone.bn1.momentum == 0.1
 
 
 def test_packaged_weights_fit_the_encoder():

@@ -104,7 +104,7 @@ def test_average_precision_by_hand() -> None:
     assert scores["AP"][1] == 0 and np.isnan(scores["AP"][2])
     assert scores["AP"][3] == pytest.approx(scores["AP"][0] / 2) and scores["Class"][3] == "mean"
     assert scores["Truths"].tolist() == [2, 1, 0, 3] and scores["Detections"].tolist() == [3, 0, 0, 3]
-    cell = box_map.cell_ap(truth, found)
+    cell = box_map.ap_table(["cell"], truth.assign(**{"class": 0}), found.assign(**{"class": 0}))["AP50"]
     assert cell[0] == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)  # the same hits, of three truths
 
 

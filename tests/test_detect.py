@@ -18,9 +18,11 @@ import segment
 import test as predict
 import train
 from augment.scenes import SCENES
+from cells import network_finder
 from cells.network_finder import Fusing, fuse_finds, undo_boxes
 from cells.store import Store
 from common.errors import UserError
+from engine.device import make_fabric
 from engine.scenes import Scenes
 from models import build_detector
 from tasks.detect import found_table
@@ -132,27 +134,43 @@ def test_a_detector_finds_cells(data, trained, tmp_path):
     assert crop.shape[2] == 3 and abs(crop.shape[0] - 32 - max(row["x2"] - row["x1"], row["y2"] - row["y1"])) <= 1
 
 
-def untrained(path: Path, classes: int) -> str:
-    """A checkpoint of a detector with random weights."""
+def untrained(path: Path, classes: int, names: str | None = None) -> str:
+    """A checkpoint of a detector with random weights, by default of the test's class names."""
     torch.manual_seed(0)
     model = build_detector("centernet_resnet18", classes, 3, (0.5,) * 3, (0.25,) * 3)
     settings = {
-        "competition": "cytologia", "arch": "centernet_resnet18", "num_classes": classes, "in_channels": 3,
-        "img_size": 96,
+        "competition": "cytologia", "classes": CLASSES if names is None else names, "arch": "centernet_resnet18",
+        "num_classes": classes, "in_channels": 3, "img_size": 96,
     }  # fmt: skip
     torch.save({"model": model.state_dict(), "settings": settings, "epoch": 1}, path)
     return str(path)
 
 
-def test_only_detectors_of_all_classes_say_which(data, tmp_path):
+def test_only_detectors_of_the_same_classes_say_which(data, tmp_path, capsys):
     one, three = (untrained(tmp_path / f"{classes}.pth", classes) for classes in (1, 3))
     more = ("--score_threshold", "0", "--max_cells", "5", "--overwrite")
-    for weights, named in ((one, False), (three, True), (f"{one},{one}", False)):
+    others = untrained(tmp_path / "others.pth", 3, "Red,White,Green")
+    moved = untrained(tmp_path / "moved.pth", 3, "classes_moved.txt")  # then their number must do
+    four = untrained(tmp_path / "four.pth", 4, "Red,White,Blue,Green")
+    ends = ((one, False), (three, True), (f"{one},{one}", False), (others, False), (moved, True), (four, False))
+    for weights, named in ends:
         assert segment.main(segment_flags(data, tmp_path, "--weights", weights, *more)) is None
         labels = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")["Label"]
         assert len(labels) == 40 and (labels.isin([0, 1, 2]) if named else labels.isna()).all()
+        said = "do not tell the classes of cytologia apart: which one a cell has is left open"
+        assert (said in capsys.readouterr().out) == (not named)
     with pytest.raises(UserError, match="networks of different --num_classes or --borders cannot be averaged or fused"):
         segment.main(segment_flags(data, tmp_path, "--weights", f"{one},{three}", *more))
+
+
+def test_a_finder_by_the_name_of_its_network(data, tmp_path):
+    weights = untrained(tmp_path / "one.pth", 1)
+    flags = segment_flags(data, tmp_path, "--weights", weights, "--score_threshold", "0")
+    assert segment.main([*flags, "--finder", "centernet"]) is None
+    with pytest.raises(UserError, match="--finder maskrcnn: .*one.pth is a centernet_resnet18; network takes any"):
+        segment.main([*flags, "--finder", "maskrcnn"])
+    with pytest.raises(UserError, match="--finder unet needs --weights"):
+        segment.main(segment_flags(data, tmp_path, "--finder", "unet"))
 
 
 @pytest.mark.slow
@@ -259,14 +277,53 @@ def test_bad_finder_flags(data, tmp_path, flags, message):
         segment.main(segment_flags(data, tmp_path, *flags))
 
 
-@pytest.mark.slow
-def test_weights_for_other_classes(data, trained, tmp_path):
-    path = tmp_path / "three.pth"
-    content = torch.load(trained / "best.pth", weights_only=True)
-    content["settings"]["num_classes"] = 4
-    torch.save(content, path)
-    with pytest.raises(UserError, match="three.pth was trained with --num_classes 4, 3 is right here"):
-        segment.main(segment_flags(data, tmp_path, "--weights", str(path)))
+@pytest.mark.parametrize("arch", ["maskrcnn_resnet18", "unet_resnet18"])
+def test_a_table_without_any_cell(tmp_path, arch):
+    folder = make_small_blobs(tmp_path, images=4)
+    table = pd.read_csv(folder / "train.csv").drop_duplicates("id").assign(annotation="")
+    table.to_csv(folder / "train.csv", index=False)
+    flags = ["--competition", "neurons", "--classes", "cell", "--metadata", str(folder / "train.csv"), *split(folder)]
+    makefolds.main([*flags, "--n_folds", "2"])
+    flags += ["--root_dir", str(folder / "images"), "--out_dir", "None", "--arch", arch, "--gpu_id", "cpu"]
+    with pytest.raises(UserError, match="--metadata has no labelled cell to learn from"):
+        train.main(flags)
+
+
+class Blob(torch.nn.Module):
+    """Finds the brightest pixel of the left half with a mask that fades to the right, on a box of 20 x 10 pixels."""
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for image in images:
+            y, x = divmod(int(image[0].argmax()), image.shape[2])
+            right = 1 if image[0, y, max(x - 3, 0)] < image[0, y, min(x + 3, image.shape[2] - 1)] else -1
+            mask = torch.linspace(0.2, 1.0, 28)[None].expand(28, 28)
+            found.append({
+                "boxes": torch.tensor([[x - 10.0, y - 5.0, x + 10.0, y + 5.0]]), "scores": torch.tensor([0.9]),
+                "labels": torch.zeros(1), "masks": (mask if right > 0 else mask.flip(1))[None],
+            })  # fmt: skip
+        return found
+
+
+def test_masks_come_back_from_every_view_at_their_own_size(monkeypatch):
+    """A peak with a glow to its right; half of the box is mask, on the side of the glow, in riva's images, too, whose
+    boxes are all of one size.
+    """
+    learned = {"competition": "riva", "arch": "maskrcnn_resnet18", "num_classes": 1, "img_size": 64, "borders": 0}
+    monkeypatch.setattr(network_finder, "open_network", lambda *given: (Blob(), learned))
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[30, 40], image[30, 43] = 255, 90
+    fusing = Fusing("wbf", 0.5, 10, 0.1, 0.5, 300)
+    views = ["default", "fliplr", "flipud", "flipud_lr"]
+    finder = network_finder.NetworkFinder(["a.pth"], competitions.get("riva"), views, fusing, make_fabric("cpu", False))
+    found = finder.label(image, finder.predict([image])[0])
+    assert found.scores == pytest.approx([0.9], abs=1e-3)
+    rows, columns = np.nonzero(found.cells)
+    assert rows.min() >= 24 and rows.max() <= 36 and columns.min() >= 36 and columns.max() <= 51
+    with pytest.raises(UserError, match="--fuse nms is for boxes; masks and class maps are averaged: wbf is right"):
+        network_finder.NetworkFinder(
+            ["a.pth"], competitions.get("riva"), views, fusing._replace(how="nms"), make_fabric("cpu", False)
+        )
 
 
 def test_boxes_of_views_by_hand():

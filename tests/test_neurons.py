@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import competitions
+import evaluate
 from cells import rle
 from cells.masks import decode_mask
 from common.errors import UserError
@@ -68,6 +69,22 @@ def test_the_short_form_takes_the_sizes_from_the_images(truth):
         one.read_cells(path)
     with pytest.raises(UserError, match="has no column cell_type; name one class"):
         neurons.read_labels(path)
+
+
+def test_a_truth_without_sizes_is_scored_beside_its_images(truth, capsys):
+    table = pd.read_csv(truth, keep_default_na=False)
+    write(truth.parent / "plain.csv", table[["id", "annotation"]].to_dict("records"))
+    cells, sample = neurons.read_cells(truth), neurons.read_metadata(truth)
+    cells = cells.drop_duplicates("ImageID")  # cells that do not overlap
+    out = truth.parent / "submission.csv"
+    neurons.write_submission(out, sample, cells, np.eye(3)[cells["Label"].astype(int)])
+    flags = ["--competition", "neurons", "--submission", str(out), "--truth", str(truth.parent / "plain.csv")]
+    with pytest.raises(UserError, match="plain.csv has no columns width and height; give the folder of the images"):
+        evaluate.main(flags)
+    evaluate.main([*flags, "--root_dir", str(truth.parent / "train")])
+    plain = capsys.readouterr().out
+    evaluate.main(["--competition", "neurons", "--submission", str(out), "--truth", str(truth)])
+    assert plain.splitlines()[-1] == capsys.readouterr().out.splitlines()[-1]
 
 
 def test_true_cells_may_overlap_and_stay_whole(tmp_path):

@@ -1,5 +1,6 @@
 """The competition pannuke: folds and files in, arrays and table out, scores; CoNSeP there and back."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 import competitions
+import segment
 from cells.masks import decode_mask
 from common.errors import UserError
 from competitions import pannuke
@@ -84,13 +86,33 @@ def test_files_are_the_same_as_arrays(root, tmp_path):
     np.testing.assert_array_equal(pannuke.read_image(single, names[0]), IMAGES[0])
 
 
+def test_masks_of_another_size_than_their_image(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), IMAGES[0])
+    np.savez_compressed(tmp_path / "masks" / "a.npz", masks=MASKS[0, : SIZE // 2])
+    size = (SIZE, SIZE)
+    message = rf"a.npz has masks of \({SIZE // 2}, {SIZE}\) \(height, width\), but .*a.png has {re.escape(str(size))}"
+    with pytest.raises(UserError, match=message):
+        pannuke.read_masks(tmp_path, "a")
+
+
+def test_the_labelled_nuclei_of_a_folder_as_finder(root, tmp_path):
+    flags = ["--competition", "pannuke", "--metadata", str(root), "--root_dir", str(root), "--finder", "truth"]
+    for name in ("meta_dir", "crop_dir", "img_dir", "cache_dir"):
+        flags += [f"--{name}", str(tmp_path / name)]
+    assert segment.main([*flags, "--img_size", "64", "--workers", "0", "--edge_rule", "none"]) is None
+    (table,) = (tmp_path / "meta_dir").glob("*_cell.csv")
+    assert len(pd.read_csv(table)) == len(pannuke.read_cells(root))
+
+
 def test_cells_table_and_class_map(root):
     cells = pannuke.read_cells(root / "fold1")
     assert cells["ImageID"].tolist() == ["fold1_00000"] * 3 + ["fold1_00002"] * 2
     assert cells["Label"].tolist() == ["0", "4", "4", "1", "2"]
     assert cells[["x1", "y1", "x2", "y2"]].iloc[1].tolist() == [10, 2, 15, 7]
     np.testing.assert_array_equal(decode_mask(cells["PredictionString"][1], SIZE, SIZE), MASKS[0, ..., 4] == 4)
-    own = pannuke.read_map(root, "fold1_00000")
+    own = pannuke.class_map(pannuke.read_masks(root, "fold1_00000"))
     assert own[1, 1] == 0 and own[3, 12] == 4 and own[0, 0] == 5
     np.testing.assert_array_equal(own == 5, MASKS[0, ..., 5] == 1)
 
@@ -99,13 +121,6 @@ def test_where_types_overlap_the_last_one_counts():
     masks = np.zeros((1, 3, 2), np.int32)
     masks[0, :, 0], masks[0, :, 1] = [1, 1, 0], [0, 1, 1]
     assert pannuke.class_map(masks).tolist() == [[0, 1, 1]]
-
-
-def test_weights_are_those_of_the_named_images(root):
-    weights = pannuke.measure_weights(root, ["fold1_00002"])
-    share = np.array([0, 16, 81, 0, 0, SIZE**2 - 97]) / SIZE**2
-    raw = np.minimum(1 / np.sqrt(np.maximum(share, 0.01)), 10)
-    np.testing.assert_allclose(weights, raw / raw.mean())
 
 
 def test_truth_against_itself_scores_one_by_table_and_by_arrays(root, tmp_path):

@@ -216,9 +216,6 @@ def test_noted_times_go_before_guessed_ones(tmp_path):
     commands = [Command(0, 5, 0, ["train.py"]), Command(9, 7, 2, ["train.py"]), Command(20, 1, 0, ["test.py"])]
     assert spent(results, commands, "train.py") == (12, False)
     assert spent(results, commands, "segment.py") is None
-    log = pd.read_csv(folder / "log.csv").assign(seconds=[1.5, 2.5, 3.0])
-    write_table(log, folder / "log.csv")
-    assert run_time(Results(tmp_path).runs[0]) == (7.0, False)
 
 
 # ---- scores

@@ -97,15 +97,10 @@ def test_no_find_in_any_image(data, capsys):
         classify(data)
 
 
-def test_networks_of_other_classes(data, capsys):
+def test_networks_of_other_classes(data):
     find(data)
     with pytest.raises(UserError, match="best.pth knows 3 classes, cytologia has 2; --classes names"):
         classify(data, ["--competition", "cytologia", "--classes", "Red,White"])
-    content = checkpoints.read(data / "detector.pth", "")
-    content["settings"]["num_classes"] = 4
-    checkpoints.save(content, data / "detector.pth")
-    with pytest.raises(UserError, match=r"detector.pth was trained with --num_classes 4, 3 is right here"):
-        find(data)
     with pytest.raises(UserError, match=r"best.pth is a test_resnet, which finds no cells"):
         find(data, "--weights", str(checkpoints.run_folder(data, "Classes", 0) / "best.pth"))
 

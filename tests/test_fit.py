@@ -1,0 +1,102 @@
+"""The training loop on a network of one number: means, what is left out, when it stops, what is averaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from common.errors import UserError
+from engine import checkpoints
+from engine.device import make_fabric
+from engine.train import Plan, Progress, Task, fit
+
+
+class One(nn.Module):
+    """The loss is weight x the sample's number; the batch norm counts the batches that it sees in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.norm = nn.BatchNorm1d(1, momentum=0.5)
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.norm(images.nan_to_num().repeat(2)[:, None])  # twice: a batch may be one sample
+        return {"loss": (self.weight * images).mean()}
+
+
+class Numbers(Dataset):
+    """Samples that are numbers; `looks` counts how often one is read."""
+
+    def __init__(self, *values: float):
+        self.values, self.looks = torch.tensor(values), 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        self.looks += 1
+        return self.values[item[1]], torch.zeros(1), item[1]
+
+
+def run(folder: Path, samples: Numbers, scores: list[float] = (0.5,), **plan) -> tuple[Progress, pd.DataFrame]:
+    """Train with SGD; the epochs' scores are `scores`, the last one again and again. The progress and the log."""
+    model, given = One(), iter([*scores, *[scores[-1]] * 99])
+    optimizer = torch.optim.SGD([{"params": [model.weight], "scale": 1.0}], lr=0.1)
+    task = Task(model, samples, lambda fabric, net: {"score": next(given)}, "score")
+    settings = {"out_dir": "run"}
+    whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "clip_norm": 0.0, "seed": 1, "workers": 0} | plan
+    made = Plan(folder=folder, settings=settings, rate=lambda done, history: 0.1, **whole)
+    folder.mkdir(exist_ok=True)
+    progress = fit(make_fabric("cpu", False), task, optimizer, made, lambda text: None)
+    return progress, pd.read_csv(folder / "log.csv")
+
+
+def test_batches_that_are_not_finite_are_left_out_counted_and_too_many_stop(tmp_path):
+    samples = Numbers(0.25, np.nan, 0.25, np.nan)
+    progress, log = run(tmp_path / "a", samples, epochs=2, skip_nonfinite=4)
+    assert progress.skipped == 4 and log["skipped"].tolist() == [2, 4]
+    # Each of the finite batches takes .1 x .25 from the weight: the mean of .25 x 1 and .25 x .975, and so on.
+    np.testing.assert_allclose(log["train_loss"], [0.25 * 0.9875, 0.25 * 0.9375], rtol=1e-5)
+    with pytest.raises(UserError, match=r"the training loss is nan in epoch 2, batch \d, the 4. time .*nonfinite 3"):
+        run(tmp_path / "b", samples, epochs=2, skip_nonfinite=3)
+
+
+def test_it_stops_without_a_better_epoch_and_the_best_is_kept(tmp_path):
+    scores = [0.1, 0.7, 0.3, 0.6, 0.9]
+    progress, log = run(tmp_path / "run", Numbers(1.0), scores, epochs=9, patience=2)
+    assert log["epoch"].tolist() == [1, 2, 3, 4] and progress.best("score") == 2
+    best = checkpoints.read(tmp_path / "run" / "best.pth", "")
+    assert best["epoch"] == 2 and best["scores"]["score"] == 0.7
+    np.testing.assert_allclose(best["model"]["weight"], 0.8, rtol=1e-6)
+
+
+def test_the_running_mean_of_the_weights_takes_the_buffers_along(tmp_path):
+    """After one step with the decay d (at its start (1 + 1) / (10 + 1) at most): d x the start + (1 - d) x the new."""
+    run(tmp_path / "run", Numbers(3.0, 5.0), batch_size=2, ema=0.1)
+    saved, state = (checkpoints.read(tmp_path / "run" / name, "") for name in ("001.pth", "last.pth"))
+    for name in ("weight", "norm.running_mean"):
+        start, new = (1.0, 0.6) if name == "weight" else (0.0, 2.0)
+        np.testing.assert_allclose(state["model"][name], new, rtol=1e-6)
+        kept = (float(saved["model"][name]) - new) / (start - new)
+        assert 0 <= kept <= 0.1
+        np.testing.assert_allclose(float(state["ema"][name]), float(saved["model"][name]))
+
+
+def test_the_mean_over_epochs_is_made_once(tmp_path):
+    samples = Numbers(1.0, 2.0, 3.0)
+    run(tmp_path / "run", samples, epochs=3, batch_size=2, swa_start=2)
+    first = (tmp_path / "run" / "swa.pth").read_bytes()
+    made = checkpoints.read(tmp_path / "run" / "swa.pth", "")
+    weights = [float(checkpoints.read(tmp_path / "run" / f"00{epoch}.pth", "")["model"]["weight"]) for epoch in (2, 3)]
+    np.testing.assert_allclose(made["model"]["weight"], np.mean(weights), rtol=1e-6)
+    assert made["epoch"] == 3
+    samples.looks = 0
+    run(tmp_path / "run", samples, epochs=3, batch_size=2, swa_start=2)
+    assert samples.looks == 0
+    (tmp_path / "run" / "swa.pth").unlink()
+    run(tmp_path / "run", samples, epochs=3, batch_size=2, swa_start=2)
+    assert samples.looks == 2 and (tmp_path / "run" / "swa.pth").read_bytes() == first  # one of three is left over
