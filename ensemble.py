@@ -159,6 +159,9 @@ def read_config(config: Path, classes: Sequence[str]) -> pd.DataFrame:
         if nothing.any():
             raise UserError(f"{config}: the {kind} weights of {classes[np.flatnonzero(nothing)[0]]} sum to zero")
     if "Group" in rows:
+        empty = rows["Group"].isna() | (rows["Group"].astype(str) == "")
+        if empty.any():
+            raise UserError(f"{config} row {empty.idxmax() + 2}: the Group is empty; every row needs one, or none has")
         totals = rows.groupby(["Type", "Group"])[list(classes)].transform("sum").to_numpy()
         rows[list(classes)] = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
     return rows[["Predictions", "Type", *classes]]

@@ -95,7 +95,7 @@ def score(submission: Path, truth: Path, competition: Competition, args: argpars
 def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     """Score the boxes of a cells table; show and write the result."""
     classes = competition.CLASSES
-    truth = competition.read_cells(existing(args.truth, "--truth"))
+    truth = competition.read_cells(existing(args.truth, "--truth"), root=args.root_dir)
     cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float}, key=KEY)
     unknown = cells["ImageID"][~cells["ImageID"].isin(competition.read_labels(args.truth)["ID"])]
     if len(unknown):

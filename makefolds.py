@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     cells = follow_images(args.cell_metadata, images, labelled, args.metadata) if args.cell_metadata else None
     if clusters is not None:
         check_folds(images, "Cluster", "images.csv")
+    if args.tables and Path(args.metadata).is_dir():
+        raise UserError(f"--tables writes rows of a table, but --metadata {args.metadata} is a folder; leave it out")
     with sole_writer(folder):
         write_table(images, folder / "images.csv")
         if cells is not None:

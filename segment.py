@@ -5,7 +5,8 @@
 
 The same with DATA/sample_submission.csv and DATA/test. What it writes is said in docs/formats.md. An image that cannot
 be used is skipped and named at the end (exit code 1). The same command again does only what is missing or changed: an
-image is done again when its files, a flag that its results depend on, or one of its outputs differ from last time.
+image is done again when its files or a flag that its results depend on differ from last time, or one of its outputs is
+gone. What is done is noted in --cache_dir: runs with other finders or flags need another one, and other --crop_dir.
 
 Every cell that the finder sees is a row of the cells table. Its column `keep` is 0 for those that --edge_rule drops:
 they are not in the crop store, and no later stage looks at them.
@@ -26,7 +27,7 @@ import competitions
 from cells.borders import RULES
 from cells.finders import FINDERS, Finder, refuse_other_flags
 from cells.segmenting import Job, Size, read_image, segment_image
-from common.errors import UserError, choose, run
+from common.errors import UserError, at_least, choose, run
 from common.files import atomic, existing, remove_leftovers, safe_name, sole_writer
 from common.say import say
 from common.workers import WorkerDied, count_workers, run_each
@@ -175,8 +176,7 @@ def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
 
 def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     """The run's settings and folders, checked."""
-    if args.img_size < 1:
-        raise UserError(f"--img_size {args.img_size} must be 1 or more")
+    at_least(args, {"img_size": 1, "max_cells": 1})
     settings = {name: getattr(args, name) for name in ("competition", "classes", "finder", "edge_rule", "img_size")}
     return Job(
         label=finder.label,

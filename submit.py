@@ -46,19 +46,23 @@ def submit(args: argparse.Namespace) -> None:
     unknown = cells["ImageID"][~cells["ImageID"].isin(images["ID"])]
     if len(unknown):
         raise UserError(f"{path} has the image {unknown.iloc[0]}, which {args.metadata} lacks")
-    probs = certain(cells["Label"], competition.CLASSES, path)
+    probs = certain(cells, competition.CLASSES, path)
     competition.write_submission(args.out_path, images, cells, probs)
     print(f"{args.out_path}: {len(cells)} cells found in {len(images)} images")  # noqa: T201
 
 
-def certain(labels: pd.Series, classes: Sequence[str], name: str) -> np.ndarray:
-    """Class indices as text -> probabilities of 0 and 1, (cells, classes); all 1 with one class. name: the file."""
+def certain(cells: pd.DataFrame, classes: Sequence[str], name: str) -> np.ndarray:
+    """Probabilities of 0 and 1, (cells, classes), of the column Label, class indices as text; all 1 with one class.
+    name: the file.
+    """
+    labels = cells["Label"]
     if len(classes) == 1:
         return np.ones((len(labels), 1))
     wrong = np.flatnonzero(~labels.isin([str(index) for index in range(len(classes))]))
     if len(wrong):
         raise UserError(
-            f"{name} row {wrong[0] + 2}: Label {labels.iloc[wrong[0]]!r} must be a class 0 to {len(classes) - 1}; "
+            f"{name}: the Label {labels.iloc[wrong[0]]!r} of {cells['ImageID'].iloc[wrong[0]]}, cell "
+            f"{cells['CellID'].iloc[wrong[0]]}, must be a class 0 to {len(classes) - 1}; "
             "without such labels give one class, such as --classes cell"
         )
     return np.eye(len(classes))[labels.astype(np.int64)]

@@ -28,7 +28,7 @@ import competitions
 from augment.crops import Resize, random_crop, whole
 from augment.views import parse_views
 from cells.crops import resize
-from common.errors import UserError, run, some
+from common.errors import UserError, at_least, run, some
 from common.files import digest, existing, sole_writer
 from common.times import process_age
 from competitions import Competition
@@ -110,6 +110,7 @@ def predict(args: Namespace, fabric: Fabric, clock: Clock, whole: bool = False) 
     """Predict what the flags name, and say what it took: a tally a seed. The last one's `left` is above zero when the
     clock ended the run. whole: stop as soon as it shows that a seed will not be done in time.
     """
+    at_least(args, {"batch_size": 1, "workers": 0, "fold": 0})
     views = parse_views(args.augment)
     seeds = parse_seeds(args.seeds or str(args.seed))
     path, checkpoint = open_bestfitting(args) if args.preload else open_checkpoint(args)
@@ -187,6 +188,7 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
             setattr(args, name, settings[name])
     args.cellorimage = args.cellorimage or settings["cell"]
     args.loss = settings["loss"]
+    args.trained_on = settings.get("dataset", "train")
     args.pool = settings.get("pool")
     if (args.cellorimage == "nucleus") != (settings["cell"] == "nucleus"):
         raise UserError(f"--cellorimage {args.cellorimage}: {path} was trained with --cell {settings['cell']}")
@@ -242,7 +244,7 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages | Bags:
     kind = "image" if args.from_image or args.cellorimage == "image" else "cell"
     datasets, images = args.dataset, None
     if args.dataset == "valid":
-        datasets = "train"
+        datasets = args.trained_on
         competition = competitions.get(args.competition, args.classes)
         images = read_fold(args.folds_dir, args.split_name, args.fold, competition)[1]
     else:

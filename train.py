@@ -24,8 +24,8 @@ from augment import TRAIN
 from augment.maps import MAPS, MapMixup
 from augment.mixing import Mixing
 from augment.scenes import SCENES
-from common.errors import UserError, choose, run
-from common.files import sole_writer
+from common.errors import UserError, at_least, choose, run
+from common.files import digest, sole_writer
 from competitions import Competition
 from engine.checkpoints import run_folder
 from engine.device import describe, make_fabric
@@ -35,7 +35,7 @@ from engine.settings import claim_folder, read_settings, resolve
 from engine.train import Mix, Plan, fit
 from losses import LOSSES
 from losses.segmentation import MAP_LOSSES
-from models import ARCHITECTURES
+from models import ARCHITECTURES, finds_masks
 from tasks import TASKS, task_of, weak_labels
 
 # What a flag is when neither the user nor the competition says so.
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int | None:
     fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
     fabric.launch()
     with sole_writer(folder) if fabric.global_rank == 0 else nullcontext():
-        claim_folder(folder, vars(args))
+        claim_folder(folder, vars(args), digests(args))
         train(args, competition, folder, fabric)
 
 
@@ -212,9 +212,19 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--in_channels {args.in_channels}: {args.competition} images have {len(competition.CHANNELS)}")
     if args.preload and not args.resume:
         raise UserError("--preload needs --resume, the checkpoint to take the weights from")
-    for name in ("epochs", "batch_size", "img_size", "crop_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
+    at_least(args, {
+        **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size"), 1),
+        **dict.fromkeys(("workers", "seed", "patience", "clipnorm", "skip_nonfinite", "swa_start", "mosaic_epochs",
+                         "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs"), 0),
+    })  # fmt: skip
+    if args.split_name is None:
+        raise UserError(f"--split_name is missing: {args.competition} has no published one for --arch {args.arch}")
+    if kind == "detect" and (args.sample or args.mixup or args.cutmix):
+        raise UserError(f"--sample, --mixup and --cutmix are not for --arch {args.arch}, which finds boxes")
+    if finds_masks(args.arch) and args.mosaic_epochs:
+        raise UserError(f"--mosaic_epochs is not for --arch {args.arch}: mosaics have no masks")
+    if finder and args.img_size % 32:
+        raise UserError(f"--img_size {args.img_size} must be a multiple of 32 for --arch {args.arch}")
     if not finder and args.crop_size > args.img_size:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
     if args.scheduler in SHAPES and not args.lr:
@@ -231,6 +241,15 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     for name in ("metadata", "root_dir") if finder else ("img_path",):
         if getattr(args, name) is None:
             raise UserError(f"--arch {args.arch} needs --{name}")
+
+
+def digests(args: argparse.Namespace) -> dict[str, str]:
+    """The digests of the files that say what a run learns, by flag. A folder of images has none."""
+    split = Path(args.folds_dir) / args.split_name
+    files = {"--split_name images.csv": split / "images.csv", "--split_name cells.csv": split / "cells.csv"}
+    for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
+        files[f"--{name}"] = Path(getattr(args, name) or "")
+    return {flag: digest(path) for flag, path in files.items() if path.is_file()}
 
 
 def go_on(args: argparse.Namespace, folder: Path) -> None:

@@ -15,15 +15,15 @@ VIEWS: dict[str, tuple[bool, bool, bool]] = {
 }
 
 
-def parse_views(text: str) -> list[str]:
-    """`all`, or view names joined by commas, as a list without repeats.
+def parse_views(text: str, flag: str = "--augment") -> list[str]:
+    """`all`, or view names joined by commas, as a list without repeats. flag: what they were given with.
 
     >>> parse_views("default,flipud")
     ['default', 'flipud']
     """
     names = list(VIEWS) if text == "all" else list(dict.fromkeys(text.split(",")))
     for name in names:
-        choose(VIEWS, name, "--augment")
+        choose(VIEWS, name, flag)
     return names
 
 

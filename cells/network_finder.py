@@ -1,6 +1,6 @@
 """Cells found by networks that train.py trained: one or several checkpoints, in one or several views, fused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -85,8 +85,7 @@ class NetworkFinder:
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
         if self.maps:
-            sums = [self._mapped(*network, images) for network in self.networks]
-            return [sum(parts) / len(parts) for parts in zip(*sums, strict=True)]
+            return mean_maps(self._mapped(*network, images) for network in self.networks)
         parts = [self._finds(model, settings, images) for model, settings in self.networks]
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
         return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]
@@ -126,8 +125,7 @@ class NetworkFinder:
         self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int
     ) -> list[np.ndarray]:
         """The class maps of each image, the mean of all zooms and views."""
-        seen = [self._mapped_at(model, settings, images, tile, self.views, zoom) for zoom in self.zooms]
-        return [sum(maps) / len(maps) for maps in zip(*seen, strict=True)]
+        return mean_maps(self._mapped_at(model, settings, images, tile, self.views, zoom) for zoom in self.zooms)
 
     def _mapped_at(
         self, model: nn.Module, settings: dict, images: list[np.ndarray], tile: int, views: Sequence[str],
@@ -176,6 +174,15 @@ class NetworkFinder:
         keep = np.flatnonzero((find["scores"] >= self.fusing.threshold) & (sides > 0).all(1))
         kept = nms(find["boxes"][keep], find["scores"][keep], self.fusing.nms_iou, find["labels"][keep])
         return {name: values[keep[kept]] for name, values in find.items()}
+
+
+def mean_maps(parts: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+    """The mean of several class maps of each image; one at a time, as they are large."""
+    sums, count = None, 0
+    for maps in parts:
+        sums = maps if sums is None else [total + own for total, own in zip(sums, maps, strict=True)]
+        count += 1
+    return [total / count for total in sums]
 
 
 def label(

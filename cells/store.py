@@ -9,6 +9,7 @@ The store is a folder of shards `<ImageID>.zip`, plain zips without further comp
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,11 @@ class Store:
         if size is not None:
             crop = resize(crop, size)
         return crop if raw else to_uint8(crop)
+
+    def checksum(self, image_id: str) -> int:
+        """A number that changes when one of the image's crops does; from the shard's list alone, which has theirs."""
+        with self._open(image_id) as shard:
+            return zlib.crc32(repr([(entry.filename, entry.CRC) for entry in shard.infolist()]).encode())
 
     def _path(self, image_id: str) -> Path:
         return self.folder / f"{safe_name(image_id, 'ImageID')}.zip"

@@ -28,6 +28,14 @@ CELL_COLUMNS = {
 }  # fmt: skip
 
 
+def read_header(path: str | Path, what: str) -> list[str]:
+    """The columns of a CSV table; UserError when there is none at `path`, or no table. what: the flag that names it."""
+    try:
+        return list(pd.read_csv(existing(path, what), nrows=0).columns)
+    except (ValueError, pd.errors.ParserError) as error:  # an empty file, or none of text
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from error
+
+
 def read_table(
     path: str | Path, columns: dict[str, type], key: Sequence[str] = (), dropped: bool = False
 ) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import errno
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,14 @@ def choose(table: dict, name: str, what: str):
     if name not in table:
         raise UserError(f"{what} {name} is not known; choose from: {', '.join(table)}")
     return table[name]
+
+
+def at_least(args: Namespace, lowest: dict[str, float]) -> None:
+    """UserError for a flag (its name without dashes) that is a number below the lowest one that makes sense."""
+    for name, low in lowest.items():
+        value = getattr(args, name)
+        if value is not None and not value >= low:
+            raise UserError(f"--{name} {value} must be at least {low}")
 
 
 def some(names: Iterable, limit: int = 3) -> str:

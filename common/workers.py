@@ -47,7 +47,10 @@ def _run(pool: Executor, job: Callable, tasks: Iterator[tuple], window: int) -> 
     try:
         while not lost:
             for task in islice(tasks, window - len(running)):
-                running[pool.submit(job, *task)] = task
+                try:
+                    running[pool.submit(job, *task)] = task
+                except BrokenProcessPool:  # while this task was made
+                    return [task, *running.values()]
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from cells.images import decode
-from cells.table import KEY, match_rows, read_table
+from cells.table import KEY, match_rows, read_header, read_table
 from cells.table import read_cells as read_cells_table
 from cells.triples import format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError, some
-from common.files import existing, safe_name
+from common.files import safe_name
 from metrics.classification import average_precision
 from metrics.mask_map import MaskMAP, score_table
 
@@ -156,10 +156,7 @@ def decode_channel(data: bytes, path: str) -> np.ndarray:
 
 def read_metadata(path: str | Path) -> pd.DataFrame:
     """train.csv or sample_submission.csv as a table with a column `ID`; extra columns are kept."""
-    try:
-        header = pd.read_csv(existing(path, "--metadata"), nrows=0).columns
-    except ValueError as error:  # an empty file, or none of text
-        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    header = read_header(path, "--metadata")
     if "Label" in header:
         return read_labels(path)
     if "PredictionString" in header:
@@ -222,7 +219,7 @@ def score_cells(cells: pd.DataFrame, probs: np.ndarray, images: Sequence[str], t
     `truth` may also be train.csv (`ID,Label`): then an image has the highest probability of its cells, and the scores
     are the average precision over images (`Class,AP,Truths`, last row mean).
     """
-    if "PredictionString" not in pd.read_csv(existing(truth, "--truth"), nrows=0).columns:
+    if "PredictionString" not in read_header(truth, "--truth"):
         return _score_images(cells, probs, images, truth)
     tally = _tally(truth, images)
     own = cells.groupby("ImageID", sort=False).indices

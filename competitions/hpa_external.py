@@ -69,7 +69,10 @@ def _truths(values: pd.Series, path: str | Path) -> pd.Series:
 
 def _image_id(address: str, path: str | Path, row: int) -> str:
     """The last two parts of the address as one name that is safe for a file."""
-    parts = urlsplit(address.strip()).path.strip("/").split("/")[-2:]
+    try:
+        parts = urlsplit(address.strip()).path.strip("/").split("/")[-2:]
+    except ValueError:  # such as a bracket that is not closed
+        parts = []
     name = "_".join(parts)
     if ".." in parts or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
         raise UserError(

@@ -19,9 +19,9 @@ from cells.images import SUFFIXES, list_images, read_rgb, read_size
 from cells.images import ImageError as ImageError
 from cells.masks import decode_mask, encode_label_image
 from cells.overlaps import cut_mask, remove_overlaps
-from cells.table import match_rows, read_table, write_table
+from cells.table import match_rows, read_header, read_table, write_table
 from common.errors import UserError, some
-from common.files import existing, safe_name
+from common.files import safe_name
 from metrics.instance_ap import ap_table
 from metrics.instance_pairs import Pairs, pair_layers
 
@@ -33,6 +33,7 @@ EXCLUSIVE = True
 ENSEMBLE_DEFAULTS = {"average": "probs", "combine": "weighted", "cell_weight": 0.7}
 CELL_LABELS = True  # every cell has its own label
 ID_COLUMN = "id"  # which image a row of the tables is of
+SAMPLE = "sample_submission.csv", "ID"  # what a submission is made from, and the column that tells it
 BOX_SIZE = None  # boxes are as large as their cells
 IMAGE_SIZE = 704
 MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the cell with so many more pixels on each side
@@ -90,7 +91,7 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
 
     UserError when an image that is said to have no cell has one, or has two sizes or types.
     """
-    header = _header(path)
+    header = read_header(path, "table")
     mask = "predicted" if "predicted" in header else "annotation"
     known = {"id": str, mask: str, "width": int, "height": int, "cell_type": str}
     table = read_table(path, {name: kind for name, kind in known.items() if name in header or name in ("id", mask)})
@@ -110,19 +111,12 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def _header(path: str | Path) -> list[str]:
-    try:
-        return list(pd.read_csv(existing(path, "table"), nrows=0).columns)
-    except ValueError as error:  # an empty file, or none of text
-        raise UserError(f"{path} cannot be read as a table: {error}") from error
-
-
 def read_labels(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
     """The images as columns `ID` and `Label`: the index of the type of their cells among `classes`, as text.
 
     One class alone stands for the cells of every type. `cell_type` is kept.
     """
-    if "cell_type" not in _header(path) and len(classes) > 1:
+    if "cell_type" not in read_header(path, "table") and len(classes) > 1:
         raise UserError(f"{path} has no column cell_type; name one class for all cells, such as --classes cell")
     images = read_metadata(path)
     types = images.get("cell_type", pd.Series("", images.index))

@@ -29,6 +29,8 @@ CLASS_WEIGHTS = None  # measured from the training fold
 EXCLUSIVE = True
 ENSEMBLE_DEFAULTS = {"average": "probs", "combine": "weighted", "cell_weight": 0.7}
 CELL_LABELS = True  # every nucleus has its own label
+ID_COLUMN = "ID"  # which image a row of the tables is of
+SAMPLE = "the folder of the images", "ID"  # what a submission is made from, and the column that tells it
 BOX_SIZE = None  # boxes are as large as their nuclei
 MAX_DETECTIONS = 1000  # an image
 MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the nucleus with so many more pixels on each side
@@ -152,7 +154,7 @@ def write_submission(
     """
     match_rows(cells.rename(columns={"ImageID": "ID"}), sample, ["ID"], "the metadata", exact=False)
     table = cells.assign(Label=probs.argmax(axis=1).astype(str))
-    empty = [image_id for image_id in sample["ID"] if image_id not in set(cells["ImageID"])]
+    empty = sample["ID"][~sample["ID"].isin(cells["ImageID"])].tolist()
     blank = {name: 0 if kind is int else "" for name, kind in CELL_COLUMNS.items()}
     rows = pd.DataFrame({**blank, "Image": [f"{name}+0" for name in empty], "ImageID": empty, "Label": ""})
     table = pd.concat([table, rows[[name for name in rows if name in table]]], ignore_index=True) if empty else table

@@ -21,6 +21,9 @@ class Reader(Protocol):
 
     def __call__(self, key: str, size: int) -> np.ndarray: ...
 
+    def state(self, keys: Sequence[str]) -> list[int]:
+        """Numbers that change when one of the images does."""
+
 
 @dataclass
 class Samples(Dataset):
@@ -49,7 +52,8 @@ class Samples(Dataset):
     @property
     def identity(self) -> list:
         """What a prediction of these samples depends on besides the weights, in words that JSON knows."""
-        return [self.img_size, self.crop_size, self.seed, repr(self.augment), list(self.rows)]
+        settings = [self.img_size, self.crop_size, self.seed, repr(self.augment)]
+        return [*settings, list(self.rows), self.reader.state(self.keys)]
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = item

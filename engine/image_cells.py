@@ -17,7 +17,7 @@ from common.errors import UserError, first_line
 from common.files import existing
 from common.seeds import rng
 from engine.data import Samples, channels_first
-from engine.samples import dataset_folders, find, split_key
+from engine.samples import checksums, dataset_folders, find, split_key
 
 
 @dataclass
@@ -36,6 +36,11 @@ class LabelledImages(Samples):
     def rows(self) -> list[str]:
         """A prediction's rows: `<ImageID>+<CellID>`."""
         return [f"{key}+{cell}" for key, own in zip(self.keys, self.cells, strict=True) for cell in own]
+
+    @property
+    def identity(self) -> list:
+        """As of `Samples`, with the label images."""
+        return [*super().identity, checksums(self.folders, self.keys, ".cells.png")]
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
         epoch, index = item

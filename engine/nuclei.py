@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files import existing
 from engine.data import Samples
 from engine.image_cells import read_numbers
-from engine.samples import CropReader, dataset_folders, find, split_key
+from engine.samples import CropReader, checksums, dataset_folders, find, split_key
 
 Box = tuple[int, int, int, int]
 PROTEIN = 1  # the channel that the classes are of
@@ -39,6 +39,11 @@ class NucleusReader(CropReader):
     labels: Sequence[Path]
     boxes: dict[str, Box]
     channel: int
+
+    def state(self, keys: Sequence[str]) -> list[int]:
+        """A checksum of each image's cells, and of its nuclei."""
+        images = list(dict.fromkeys(split_key(key)[0] for key in keys))
+        return super().state(keys) + checksums(self.labels, images, ".nuclei.png")
 
     def __call__(self, key: str, size: int) -> np.ndarray:
         """(size, size) uint8; zero where the cell has no nucleus."""

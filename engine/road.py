@@ -48,7 +48,7 @@ class Road:
         self.cells = self.work / "meta" / f"{Path(args.metadata).stem}_cell.csv"
         self.models = find_models(args, self.config, self.competition)
         self.img_size = stored_size(args.img_size, self.models)
-        self.views, self.seeds = parse_views(args.views), predict.parse_seeds(args.seeds)
+        self.views, self.seeds = parse_views(args.views, "--views"), predict.parse_seeds(args.seeds)
 
     def write_blank(self) -> None:
         """Write a submission in which no image has cells."""

@@ -1,5 +1,6 @@
 """Which images or cells a run works on, and how they are read: from the resized images or from the crop store."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ class ImageReader:
         """(size, size, 4) uint8."""
         return resize(read_image_png(find(self.folders, key, ".png") or self.folders[0] / f"{key}.png"), size)
 
+    def state(self, keys: Sequence[str]) -> list[int]:
+        """A checksum of each image's file."""
+        return checksums(self.folders, keys, ".png")
+
 
 @dataclass
 class CropReader:
@@ -38,7 +43,20 @@ class CropReader:
     def __call__(self, key: str, size: int) -> np.ndarray:
         """(size, size, 4) uint8."""
         image, cell = split_key(key)
-        return Store((find(self.folders, image, ".zip") or self.folders[0] / image).parent).read(image, cell, size)
+        return self._store(image).read(image, cell, size)
+
+    def state(self, keys: Sequence[str]) -> list[int]:
+        """A checksum of each image's cells."""
+        return [self._store(image).checksum(image) for image in dict.fromkeys(split_key(key)[0] for key in keys)]
+
+    def _store(self, image: str) -> Store:
+        return Store((find(self.folders, image, ".zip") or self.folders[0] / image).parent)
+
+
+def checksums(folders: Sequence[Path], images: Sequence[str], suffix: str) -> list[int]:
+    """A checksum of the content of each `<folder>/<image><suffix>`."""
+    paths = (existing(find(folders, image, suffix) or folders[0] / f"{image}{suffix}", "image") for image in images)
+    return [zlib.crc32(path.read_bytes()) for path in paths]
 
 
 def find(folders: Sequence[Path], image: str, suffix: str) -> Path | None:

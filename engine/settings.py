@@ -7,11 +7,14 @@ from pathlib import Path
 from common.errors import UserError, some
 from common.files import atomic
 
-# These may change between two starts of the same run: they say where and how fast, not what is computed.
+# These may change between two starts of the same run: they say where, how fast and how long. (More epochs stretch the
+# schedules that go by their number.) What the tables hold must stay, wherever they are.
 MAY_CHANGE = {
     "gpu_id", "workers", "epochs", "result_dir", "img_path", "folds_dir", "save_minutes", "resetscale",
-    "metadata", "root_dir", "compile", "fused",
+    "metadata", "root_dir", "compile", "fused", "cache_dir", "crop_dir", "soft_labels", "pseudo_labels", "labelmask",
+    "external", "external_groups",
 }  # fmt: skip
+TABLES = "digests of the tables"
 
 
 def resolve(args: Namespace, defaults: dict) -> None:
@@ -21,8 +24,10 @@ def resolve(args: Namespace, defaults: dict) -> None:
             setattr(args, name, value)
 
 
-def claim_folder(folder: Path, settings: dict) -> None:
-    """Save `settings` in a run's folder; UserError names what differs when checkpoints of other settings are there."""
+def claim_folder(folder: Path, settings: dict, tables: dict[str, str]) -> None:
+    """Save `settings` in a run's folder, with the digests of the tables that it learns from by flag; UserError names
+    what differs when checkpoints of other settings or tables are there.
+    """
     path = folder / "settings.json"
     if path.exists() and any(folder.glob("*.pth")):
         before = read_settings(path)
@@ -33,8 +38,16 @@ def claim_folder(folder: Path, settings: dict) -> None:
         if changed:
             text = some([f"--{name} {before.get(name)} -> {settings[name]}" for name in changed], 6)
             raise UserError(f"{folder} holds a run with other settings ({text}); choose another --out_dir or remove it")
+        known = before.get(TABLES, {})
+        changed = [flag for flag in sorted({*known, *tables}) if known and known.get(flag) != tables.get(flag)]
+        if changed:
+            raise UserError(
+                f"{folder} holds a run that learned from other tables: what {some(changed)} names has changed since; "
+                "choose another --out_dir or remove it"
+            )
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        text = json.dumps(settings | {TABLES: tables}, indent=1, sort_keys=True)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_settings(path: Path) -> dict:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from cells.boxes import iou as box_iou
 from cells.masks import decode_rles
-from cells.table import BOX, match_rows
+from cells.table import BOX, match_rows, read_header
 from common.errors import UserError, some
 from common.files import existing
 from pictures.opinions import scores_of
@@ -45,7 +45,7 @@ def read_truth(
     if competition.CELL_LABELS:
         confidence = scores_of(cells) if probs is None else probs.max(axis=1)
         return _read_labelled(path, cells, competition, root, confidence)
-    if "PredictionString" not in pd.read_csv(existing(path, "--truth"), nrows=0).columns:
+    if "PredictionString" not in read_header(path, "--truth"):
         labels = competition.read_labels(path)
         rows = match_rows(cells.rename(columns={"ImageID": "ID"}), labels, ["ID"], str(path), exact=False)
         return Truth(competition.multi_hot(labels["Label"])[rows] > 0, np.full(len(cells), np.nan))

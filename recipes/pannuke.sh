@@ -44,7 +44,7 @@ for fold in $FOLDS; do
     models=$OUT/results/models/$RUN/fold$fold
     weights=${WEIGHTS:-$(basename "$(ls "$models"/[0-9]*.pth | tail -n 1)")} # the last: the held-out fold chose none
     python segment.py "${own[@]}" --metadata "$held" --root_dir "$held" --dataset "fold$fold" --edge_rule none \
-        --meta_dir "$meta" --crop_dir "$OUT/crops" --img_dir "$OUT/images" --cache_dir "$OUT/cache/$RUN" --img_size 256 \
+        --meta_dir "$meta" --crop_dir "$OUT/crops/$RUN" --img_dir "$OUT/images" --cache_dir "$OUT/cache/$RUN" --img_size 256 \
         --weights "$models/$weights" --augment default,fliplr,flipud --tile "${TILE:-0}" --workers "$WORKERS" \
         --gpu_id "$GPU" ${FIND:-}
     python submit.py "${own[@]}" --metadata "$held" --cell_meta_csv_path "$meta/${name}_cell.csv" --out_path "$found"

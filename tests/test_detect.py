@@ -253,6 +253,10 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
         (["--root_dir", "none"], "--root_dir does not exist: none"),
         (["--pseudo_labels", "x.csv"], f"--pseudo_labels is for classifiers, and --arch {ARCH} finds cells"),
         (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
+        (["--sample", "8"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
+        (["--mixup", "0.4"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
+        (["--img_size", "100"], f"--img_size 100 must be a multiple of 32 for --arch {ARCH}"),
+        (["--arch", "maskrcnn_resnet18", "--mosaic_epochs", "1", "--augment", "none"], "mosaics have no masks"),
         (["--preload", "bestfitting", "--resume", "x.pth"], "--preload bestfitting is for classifiers"),
     ],
 )
@@ -270,6 +274,7 @@ def test_bad_training_flags(data, flags, message):
         (["--finder", "truth", "--weights", "x.pth"], "--finder truth does not use --weights, it belongs to network"),
         (["--weights", "none.pth"], "--weights does not exist: none.pth"),
         (["--truth", "none.csv"], "does not exist: none.csv"),
+        (["--finder", "truth", "--max_cells", "-1"], "--max_cells -1 must be at least 1"),
     ],
 )
 def test_bad_finder_flags(data, tmp_path, flags, message):

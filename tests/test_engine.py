@@ -128,16 +128,28 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_settings_of_a_run_cannot_change_silently(tmp_path):
-    claim_folder(tmp_path, {"loss": "Focal", "workers": 1, "epochs": 2})
-    claim_folder(tmp_path, {"loss": "BCE", "workers": 1, "epochs": 2})  # nothing was trained yet: no run to protect
+    claim_folder(tmp_path, {"loss": "Focal", "workers": 1, "epochs": 2}, {})
+    claim_folder(tmp_path, {"loss": "BCE", "workers": 1, "epochs": 2}, {})  # nothing was trained yet: no run to protect
     (tmp_path / "001.pth").touch()
-    claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3})
+    claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3}, {})
     assert read_settings(tmp_path / "settings.json")["epochs"] == 3
     with pytest.raises(UserError, match="other settings .--loss BCE -> Focal."):
-        claim_folder(tmp_path, {"loss": "Focal", "workers": 4, "epochs": 3})
-    claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0})  # newer than the run, and off
+        claim_folder(tmp_path, {"loss": "Focal", "workers": 4, "epochs": 3}, {})
+    claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0}, {})  # newer, and off
     with pytest.raises(UserError, match="other settings .--ema None -> 0.9."):
-        claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0, "ema": 0.9})
+        claim_folder(tmp_path, {"loss": "BCE", "workers": 4, "epochs": 3, "swa_start": 0, "ema": 0.9}, {})
+
+
+def test_a_run_keeps_its_tables(tmp_path):
+    flags = {"loss": "BCE"}
+    claim_folder(tmp_path, flags, {})
+    (tmp_path / "last.pth").touch()
+    claim_folder(tmp_path, flags, {"--split_name": "a"})  # a run of before they were noted
+    claim_folder(tmp_path, flags, {"--split_name": "a"})
+    for changed in ({"--split_name": "b"}, {"--split_name": "a", "--labelmask": "c"}):
+        flag = list(changed)[-1]
+        with pytest.raises(UserError, match=f"learned from other tables: what {flag} names has changed since"):
+            claim_folder(tmp_path, flags, changed)
 
 
 def test_epoch_text_leaves_classes_without_positives_out():

@@ -167,6 +167,13 @@ def test_decay_ranks_the_cells_of_an_image_by_the_cell_models(data: Path) -> Non
         run(data, "--decay", "11=0.5")
 
 
+def test_an_empty_group(tmp_path: Path) -> None:
+    path = tmp_path / "mix.csv"
+    path.write_text("Predictions,Type,Group,A\none.csv,cell,1,1\ntwo.csv,cell,,1\n")
+    with pytest.raises(UserError, match=r"mix.csv row 3: the Group is empty; every row needs one"):
+        ensemble.read_config(path, ["A"])
+
+
 def test_border_weights(data: Path) -> None:
     before = run(data)
     cells = pd.read_csv(data / "cells.csv")

@@ -166,7 +166,7 @@ def cells() -> pd.DataFrame:
 
 def claimed(path: Path) -> bool:
     path.with_name("001.pth").touch()
-    claim_folder(path.parent, {"lr": 0.1, "loss": "BCE"})
+    claim_folder(path.parent, {"lr": 0.1, "loss": "BCE"}, {})
     return True
 
 

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 import competitions
+import makefolds
 import segment
+import train
 from cells.masks import decode_mask
 from common.errors import UserError
 from competitions import pannuke
@@ -95,6 +97,16 @@ def test_masks_of_another_size_than_their_image(tmp_path):
     message = rf"a.npz has masks of \({SIZE // 2}, {SIZE}\) \(height, width\), but .*a.png has {re.escape(str(size))}"
     with pytest.raises(UserError, match=message):
         pannuke.read_masks(tmp_path, "a")
+
+
+def test_no_split_without_its_name(root, tmp_path):
+    flags = ["--competition", "pannuke", "--metadata", str(root), "--root_dir", str(root), "--out_dir", "run"]
+    with pytest.raises(UserError, match="--split_name is missing: pannuke has no published one for --arch unet_"):
+        train.main([*flags, "--result_dir", str(tmp_path)])
+    folds = ["--competition", "pannuke", "--metadata", str(root), "--folds_dir", str(tmp_path), "--split_name", "by"]
+    with pytest.raises(UserError, match="--tables writes rows of a table, but --metadata .* is a folder; leave it out"):
+        makefolds.main([*folds, "--by", "fold", "--tables"])
+    assert not (tmp_path / "by" / "images.csv").exists()
 
 
 def test_the_labelled_nuclei_of_a_folder_as_finder(root, tmp_path):

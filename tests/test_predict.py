@@ -10,7 +10,7 @@ from small_data import make_small_data, predict_flags, train_flags
 import test as predict
 import train
 from augment.views import VIEWS
-from cells.store import Store
+from cells.store import Store, write_shard
 from common.errors import UserError
 
 
@@ -116,6 +116,23 @@ def test_predictions_of_other_weights_are_made_again(trained, out):
     assert np.array_equal(load(file)[1], before)
 
 
+def test_predictions_of_changed_crops_are_made_again(trained, out):
+    predict.main(predict_flags(trained))
+    file = out / "default_seed0" / "prob_test.npz"
+    shard = trained / "crops" / "test" / "test_image03.zip"
+    ids, before = load(file)
+    content, made = shard.read_bytes(), file.stat().st_mtime_ns
+    shard.write_bytes(content)  # newer, but the same
+    predict.main(predict_flags(trained))
+    assert file.stat().st_mtime_ns == made
+    store = Store(shard.parent)
+    write_shard(shard, {cell: 255 - store.read("test_image03", cell) for cell in store.cells("test_image03")})
+    predict.main(predict_flags(trained))
+    changed = [key for key, first, second in zip(ids, before, load(file)[1], strict=True) if (first != second).any()]
+    assert changed == ["test_image03+1", "test_image03+2", "test_image03+3"]
+    shard.write_bytes(content)
+
+
 def test_out_of_fold(trained, out):
     predict.main(predict_flags(trained, "--dataset", "valid"))
     ids, _ = load(out / "default_seed0" / "prob_valid.npz")
@@ -150,6 +167,8 @@ def test_best_epoch_and_network_path(trained, out):
         (["--num_classes", "28"], "--num_classes 28: .* was trained with --num_classes 19"),
         (["--dataset", "private"], "--dataset does not exist"),
         (["--network_path", "none.pth"], "--network_path does not exist: none.pth"),
+        (["--batch_size", "0"], "--batch_size 0 must be at least 1"),
+        (["--workers", "-1"], "--workers -1 must be at least 0"),
     ],
 )
 def test_bad_flags(trained, flags, message):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -455,6 +456,19 @@ def test_a_worker_that_dies_costs_its_own_task():
     assert isinstance(ends[3], WorkerDied) and isinstance(ends[8], WorkerDied)
     assert isinstance(ends[4], ValueError)
     assert all(ends[number] is None for number in (0, 1, 2, 5, 6, 7, 9))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_the_next_task_is_made():
+    """As with a network that finds cells in the main process: only then the pool refuses the next task."""
+
+    def tasks() -> Iterator[tuple[int]]:
+        yield (3,)
+        time.sleep(3)
+        yield (5,)
+
+    ends = {number: error for (number,), error in run_each(kill_itself, tasks(), workers=1)}
+    assert isinstance(ends[3], WorkerDied) and ends[5] is None
 
 
 def find_or_die(image: np.ndarray, prediction) -> Found:

@@ -283,7 +283,7 @@ def test_baselines_find_submit_and_score(finder, data, tmp_path, capsys):
     assert "is right in form: 18 cells" in capsys.readouterr().out
     with pytest.raises(UserError, match="--truth is missing"):
         evaluate.main(["--competition", "hpa", "--submission", str(tmp_path / "submission.csv")])
-    with pytest.raises(UserError, match="row 2: Label '' must be a class 0 to 2"):
+    with pytest.raises(UserError, match="the Label '' of .*, cell 1, must be a class 0 to 2"):
         submit.main(["--competition", "neurons", *flags])
     pd.read_csv(cells).replace({"ImageID": {3: 9}}).to_csv(cells, index=False)
     with pytest.raises(UserError, match="has the image 9, which"):

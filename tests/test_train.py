@@ -198,6 +198,10 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--competition", "riva2"], "--competition riva2 is not known"),
         (["--gpu_id", "one"], "--gpu_id one must be"),
         (["--sample", "-2"], "--sample -2 must be -1, 0 or a number of samples"),
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
+        (["--patience", "-1"], "--patience -1 must be at least 0"),
+        (["--clipnorm", "-1"], "--clipnorm -1.0 must be at least 0"),
+        (["--effective_batch", "-4"], "--effective_batch -4 must be at least 1"),
         (["--external_groups", "groups.csv"], "--external_groups needs --external"),
     ],
 )
@@ -222,6 +226,15 @@ def test_other_settings_in_the_same_folder(data):
     train.main(train_flags(data, "--epochs", "1"))
     with pytest.raises(UserError, match="other settings .--loss BCE -> Focal.; choose another --out_dir"):
         train.main(train_flags(data, "--loss", "Focal"))
+
+
+def test_other_folds_under_the_same_name(data):
+    train.main(train_flags(data, "--epochs", "1"))
+    path = data / "cv_folds" / "random_folds4" / "images.csv"
+    table = pd.read_csv(path)
+    table.assign(Fold=(table["Fold"] + 1) % 4).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"learned from other tables: what --split_name images.csv names has changed"):
+        train.main(train_flags(data))
 
 
 def test_a_damaged_state(data):

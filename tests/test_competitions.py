@@ -1,0 +1,30 @@
+"""What the stages ask of a competition, every one has, but for what is asked of some alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import competitions
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = {"name", "classes", "nuclei"}  # of Competition itself
+SOME = {
+    "BACKGROUND", "check_submission", "read_masks", "prepare_image",  # where there is one
+    "IMAGE_SIZE",  # beside BOX_SIZE
+    "ImageError", "IOU_THRESHOLD", "OLD_CLASSES", "read_truth",  # hpa
+}  # fmt: skip
+
+
+def asked() -> set[str]:
+    """The attributes of `competition` that the source outside of tests and benchmarks names."""
+    folders = [ROOT, *(path for path in ROOT.iterdir() if path.name not in ("tests", "benchmarks"))]
+    files = [path for folder in folders if not folder.name.startswith(".") for path in folder.glob("*.py")]
+    return {name for path in files for name in re.findall(r"\bcompetition\.(\w+)", path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("name", competitions.COMPETITIONS)
+def test_every_competition_has_what_the_stages_ask(name):
+    competition, wanted = competitions.get(name), asked() - ALL - SOME
+    assert {"CLASSES", "SAMPLE", "ID_COLUMN", "read_metadata", "write_submission", "score"} <= wanted
+    assert [attribute for attribute in sorted(wanted) if not hasattr(competition, attribute)] == []
