@@ -15,6 +15,7 @@ of their top class; dropped cells grey and dashed. With --truth the true cells a
 in a second picture; --truth without a cells table draws the true cells alone.
 contact_sheet: `sheet_<class>.png`, the cells of highest probability of each class, of hpa also the protein alone, and
 with --checkpoint the class activation map of that model.
+cams: `cams_<ImageID>.png`, where a model of whole images (PuzzleCAM too) sees the likeliest classes of an image.
 misses: `misses_wrong.png`, the cells most confident in a class that they do not have; `misses_false.png`, the finds
 that are no true cell (of hpa they are among the wrong); `misses_overlooked.png`, the true cells that were not found, or
 whose class got the least; `misses.csv`, all of them. curves: `curves.png`, the logs of several runs of train.py in one.
@@ -34,13 +35,14 @@ from common.files import sole_writer
 from pictures.analysis import analysis
 from pictures.contact_sheets import contact_sheet
 from pictures.curves import curves
+from pictures.image_cams import image_cams
 from pictures.misses import misses
 from pictures.overlays import overlays
 
 # What each mode calls, how many images or cells it shows, and at how many pixels.
 MODES = {
     "overlays": (overlays, 12, 1024), "contact_sheet": (contact_sheet, 20, 176), "misses": (misses, 24, 240),
-    "curves": (curves, None, None), "analysis": (analysis, None, None),
+    "cams": (image_cams, 12, 320), "curves": (curves, None, None), "analysis": (analysis, None, None),
 }  # fmt: skip
 
 
@@ -59,6 +61,14 @@ def get_args_parser() -> argparse.ArgumentParser:
         if name == "analysis":
             own.add_argument("--metadata", required=True, help="train.csv, or the folder that is that of pannuke")
             own.add_argument("--root_dir", help="folder of the images, for their sizes")
+        elif name == "cams":
+            own.add_argument("--checkpoint", required=True, help="a model of whole images of train.py")
+            own.add_argument("--img_dir", required=True, help="resized images: segment.py's --img_dir, IMGS/<dataset>")
+            own.add_argument("--truth", help="train.csv: say which classes are true")
+            own.add_argument("--images", nargs="+", metavar="ID", help="these images; default: the first ones")
+            own.add_argument("--limit", type=positive, default=limit, help=f"how many images; default {limit}")
+            own.add_argument("--top", type=positive, default=3, help="how many classes of an image; default 3")
+            own.add_argument("--size", type=positive, default=size, help=f"pixels of a picture's side; default {size}")
         else:
             add_cell_flags(own, name, limit, size)
     return parser

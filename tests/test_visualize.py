@@ -379,7 +379,8 @@ def test_heat_colours_where_it_is_hot():
 
 
 def save_model(path: Path, cell: str) -> Path:
-    names = {"arch": "test_resnet", "num_classes": 19, "in_channels": 4, "crop_size": 32, "img_size": 40, "cell": cell}
+    names = {"arch": "test_resnet", "num_classes": 19, "in_channels": 4, "crop_size": 32, "img_size": 40, "loss": "BCE",
+             "cell": cell}  # fmt: skip
     net = build("test_resnet", 19, 4, 32)
     model = Classifier(net, build_loss("BCE", hpa.CLASS_WEIGHTS), hpa.MEAN, hpa.STD)
     save({"model": model.state_dict(), "settings": names, "epoch": 1}, path)

@@ -16,7 +16,7 @@ import competitions
 import visualize
 from cells.boxes import iou as box_iou
 from cells.masks import encode_mask
-from cells.store import write_shard
+from cells.store import write_image_png, write_shard
 from cells.table import BOX, read_cells, write_table
 from common.errors import UserError
 from common.seeds import rng
@@ -284,10 +284,11 @@ def test_contact_sheets_of_colours(data):
 
 
 def model_file(path: Path, arch: str, more: dict | None = None) -> Path:
-    names = {"arch": arch, "num_classes": 3, "in_channels": 3, "crop_size": 32, "cell": "cell", "pool": "attention"}
+    names = {"arch": arch, "num_classes": 3, "in_channels": 3, "crop_size": 32, "cell": "cell", "pool": "attention",
+             "loss": "BCE"}  # fmt: skip
     names |= more or {}
     kind = wrapper_of(arch)
-    options = {"pool": "attention"} if arch.startswith("bag_") else {}
+    options = {"pool": "attention"} if arch.startswith(("bag_", "pooled_")) else {}
     net = build(arch, names["num_classes"], 3, 32)
     model = kind(net, build_loss("BCE", [1] * 3), (0.5,) * 3, (0.2,) * 3, **options)
     save({"model": model.state_dict(), "settings": names, "epoch": 1}, path)
@@ -301,11 +302,32 @@ def test_maps_of_other_networks(data, arch):
     assert not visualize.main(argv)
 
 
+@pytest.mark.parametrize("arch", ["pooled_test_resnet", "class_test_resnet_cam", "test_resnet"])
+def test_maps_of_whole_images(data, arch):
+    path, folder = model_file(data.work / "model.pth", arch, {"cell": "image"}), data.work / "resized"
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        write_image_png(folder / f"{name}.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    argv = ["cams", "--competition", "cytologia", "--classes", CLASSES, "--checkpoint", str(path), "--img_dir",
+            str(folder), "--out_path", str(data.out), "--size", "48", "--top", "2"]  # fmt: skip
+    assert not visualize.main([*argv, "--truth", str(data.work / "train.csv")])
+    assert sorted(path.name for path in data.out.iterdir()) == ["cams_0.png.png", "cams_1.png.png"]
+    picture = cv2.imread(str(data.out / "cams_0.png.png"))
+    assert picture.shape[1] >= 3 * 48  # the image and two maps
+    with pytest.raises(UserError, match="has no row for 9"):
+        visualize.main([*argv, "--images", "9", "--truth", str(data.work / "train.csv")])
+    with pytest.raises(UserError, match="image does not exist"):
+        visualize.main([*argv, "--images", "9"])
+    cell = model_file(data.work / "cell.pth", "test_resnet")
+    with pytest.raises(UserError, match="was trained on cells; image models are right"):
+        visualize.main([*argv, "--checkpoint", str(cell)])
+
+
 @pytest.mark.parametrize(
     ("arch", "more", "message"),
     [
-        ("pooled_test_resnet", {"cell": "image"}, "was trained on whole images; a cell model is right"),
-        ("test_resnet", {"cell": "nucleus"}, "was trained on nuclei; a cell model is right"),
+        ("pooled_test_resnet", {"cell": "image"}, "was trained on whole images; cell models are right"),
+        ("test_resnet", {"cell": "nucleus"}, "was trained on nuclei; cell models are right"),
         ("test_resnet", {"num_classes": 4}, "was trained with --num_classes 4; 3 is right here"),
         ("test_resnet", {"arch": "yolox_s"}, "is a yolox_s, which finds cells; a classifier of cells is right"),
     ],
