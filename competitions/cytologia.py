@@ -223,7 +223,7 @@ def write_submission(
 
 
 def score(
-    submission: str | Path, truth: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES
+    submission: str | Path, truth: str | Path, classes: Sequence[str] = CLASSES, root: str | Path | None = None
 ) -> pd.DataFrame:
     """The challenge's score of a submission against a table in train.csv's form: `Class,Score,F1,GIoU,Truths,Guesses`,
     last row `mean` with the score itself (metrics/box_class.py says how).

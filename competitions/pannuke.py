@@ -188,7 +188,7 @@ def finds(table: pd.DataFrame, channels: int) -> Callable[[str, tuple[int, int]]
 
 
 def score(
-    submission: str | Path, truth: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES
+    submission: str | Path, truth: str | Path, classes: Sequence[str] = CLASSES, root: str | Path | None = None
 ) -> pd.DataFrame:
     """The score of a cells table with `Label`, or of the arrays `.npy` in the order of the truth's images.
 

@@ -180,8 +180,8 @@ def write_submission(
 
 
 def score(
-    submission: str | Path, truth: str | Path, root: str | Path | None = None, classes: Sequence[str] = CLASSES,
-    max_dets: int = MAX_DETECTIONS,
+    submission: str | Path, truth: str | Path, classes: Sequence[str] = CLASSES, max_dets: int = MAX_DETECTIONS,
+    root: str | Path | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """COCO's mAP of a submission against annotations: `Class,AP,AP50,Truths,Detections`, last row the mean."""
     table = read_table(submission, COLUMNS | {"conf": float, "class": int})

@@ -350,7 +350,7 @@ def test_network_finders_predict_in_batches(data, tmp_path, monkeypatch):
         (["--competition", "mnist"], "--competition mnist is not known"),
         (["--root_dir", "nowhere"], "--root_dir does not exist: nowhere"),
         (["--metadata", "nowhere.csv"], "--metadata does not exist: nowhere.csv"),
-        (["--img_size", "0"], "--img_size 0 must be 1 or more"),
+        (["--img_size", "0"], "--img_size 0 must be at least 1"),
         (["--workers", "-1"], "--workers -1 must be 0 or more"),
         (["--dataset", "../x"], "--dataset '../x' cannot be a file name"),
     ],
