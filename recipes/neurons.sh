@@ -18,7 +18,7 @@ types=$(($(tr -cd , <<< "$CLASSES" | wc -c) + 1))
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_neurons}
     DATA=${DATA:-$OUT/data}
-    python synthesize.py "${own[@]}" --out_dir "$DATA" --train 40 --test 6 --size 256x192 --seed 1 --jobs 1
+    python synthesize.py --competition neurons --out_dir "$DATA" --train 40 --test 6 --size 256x192 --seed 1 --jobs 1
     net=(--arch "${ARCH:-maskrcnn_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 256
         --crop_size 256 --epochs 8 --lr 5e-4 --scheduler onecycle --batch_size 4 --ema 0.9)
 else
