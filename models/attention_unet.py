@@ -55,13 +55,13 @@ class AttentionUNet(nn.Module):
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K, H, W) of normalised images whose sides are multiples of 32."""
         again = self.checkpointing and self.training
-        maps = once_more(self.maps, self.backbone)(images) if again else self.maps(images)
+        maps = recomputed(self.maps, self.backbone)(images) if again else self.maps(images)
         if self.stem is not None:
             maps = {**maps, 2: self.stem(images)}
         x = maps[32]
         for block, stride in zip(self.decoder, (16, 8, 4, 2), strict=True):
             inputs = x, maps[stride]
-            x = once_more(block, block)(*inputs) if again else block(*inputs)
+            x = recomputed(block, block)(*inputs) if again else block(*inputs)
         return self.head(self.last(x))
 
     def maps(self, images: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -69,17 +69,18 @@ class AttentionUNet(nn.Module):
         return feature_maps(self.backbone, images)
 
 
-def once_more(function: Callable, module: nn.Module) -> Callable:
+def recomputed(function: Callable, module: nn.Module) -> Callable:
     """`function`, which runs `module`, without keeping what its gradients need: that is computed once more. The batch
     norms count the batch the first time only.
     """
-    return partial(checkpoint, function, use_reentrant=False, context_fn=lambda: (nullcontext(), counted(module)))
+    return partial(checkpoint, function, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(module)))
 
 
 @contextmanager
-def counted(module: nn.Module) -> Iterator[None]:
+def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Batch norms go by their batch as in training, but keep their running statistics as they are."""
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    norms = [layer for layer in norms if layer.track_running_stats]
     before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in norms]
     for layer in norms:
         layer.momentum = 0.0

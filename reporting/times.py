@@ -56,7 +56,7 @@ def spent(results: Results, commands: Iterable[Command], script: str) -> Spent |
 
 
 def run_time(run: Run) -> Spent | None:
-    """The time of a training run: the sum of its log's `seconds`, else guessed from its checkpoints."""
+    """The time of a training run, guessed from its checkpoints."""
     guess = span(run.path.glob("[0-9][0-9][0-9].pth"))
     return None if guess is None else Spent(guess, guessed=True)
 
