@@ -73,7 +73,8 @@ def recomputed(function: Callable, module: nn.Module) -> Callable:
     """`function`, which runs `module`, without keeping what its gradients need: that is computed once more. The batch
     norms count the batch the first time only.
     """
-    return partial(checkpoint, function, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(module)))
+    contexts = lambda: (nullcontext(), statistics_kept(module))  # noqa: E731
+    return partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
