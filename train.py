@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int | None:
     fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
     fabric.launch()
     with sole_writer(folder) if fabric.global_rank == 0 else nullcontext():
-        claim_folder(folder, vars(args), digests(args))
+        claim_folder(folder, vars(args), digests(args, competition))
         train(args, competition, folder, fabric)
 
 
@@ -243,10 +243,10 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
             raise UserError(f"--arch {args.arch} needs --{name}")
 
 
-def digests(args: argparse.Namespace) -> dict[str, str]:
+def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str]:
     """The digests of the files that say what a run learns, by flag. A folder of images has none."""
-    split = Path(args.folds_dir) / args.split_name
-    files = {"--split_name images.csv": split / "images.csv", "--split_name cells.csv": split / "cells.csv"}
+    split = "cells.csv" if args.cell != "image" and competition.CELL_LABELS else "images.csv"  # as tasks.classify reads
+    files = {f"--split_name {split}": Path(args.folds_dir) / args.split_name / split}
     for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
         files[f"--{name}"] = Path(getattr(args, name) or "")
     return {flag: digest(path) for flag, path in files.items() if path.is_file()}

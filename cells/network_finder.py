@@ -78,9 +78,9 @@ class NetworkFinder:
         forms = {(settings["num_classes"], has_borders(settings)) for _, settings in self.networks}
         if len(forms) > 1:
             raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
-        _, borders = next(iter(forms))
         self.named = all(knows_classes(settings, competition) for _, settings in self.networks)
-        self.label = partial(label, borders=self.maps and borders, named=self.named, threshold=fusing.threshold)
+        borders = self.maps and has_borders(self.networks[0][1])
+        self.label = partial(label, borders=borders, named=self.named, threshold=fusing.threshold)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,13 @@ class CropReader:
 def checksums(folders: Sequence[Path], images: Sequence[str], suffix: str) -> list[int]:
     """A checksum of the content of each `<folder>/<image><suffix>`."""
     paths = (existing(find(folders, image, suffix) or folders[0] / f"{image}{suffix}", "image") for image in images)
-    return [zlib.crc32(path.read_bytes()) for path in paths]
+    return [_checksum(path, path.stat().st_mtime_ns) for path in paths]
+
+
+@lru_cache(maxsize=1 << 16)  # each seed asks for the same images
+def _checksum(path: Path, written: int) -> int:
+    """Of a file's content; written: when it was, so that a newer one is read again."""
+    return zlib.crc32(path.read_bytes())
 
 
 def find(folders: Sequence[Path], image: str, suffix: str) -> Path | None:
