@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="--out_dir of train.py and test.py")
     parser.add_argument("--epoch", required=True, help="as in test.py's --predict_epoch: a number, or best")
     parser.add_argument("--cellorimage", choices=["cell", "image", "nucleus"], required=True)
-    parser.add_argument("--seeds", default="1", help="seeds of the random crops, a comma-separated list")
+    parser.add_argument("--seeds", default="0", help="seeds of random crops, joined by commas; 0: the whole image")
     parser.add_argument("--folds", help="a comma-separated list; without the flag every fold<k> folder of the model")
     parser.add_argument("--rank", type=int, choices=[0, 1], default=0, help="1: average ranks, not probabilities")
     parser.add_argument("--truncate", type=int, default=0, help="round to this many decimals; 0 = not at all")

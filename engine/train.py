@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.seeds import rng
 from engine import checkpoints
-from engine.averages import refresh
+from engine.averages import refresh, running_mean
 from engine.data import Batches, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_text, write_log
 
@@ -102,7 +101,7 @@ class Run(NamedTuple):
     core: nn.Module
     model: nn.Module
     optimizer: Any
-    ema: ModelEmaV3 | None
+    ema: AveragedModel | None
     swa: AveragedModel | None
 
     @property
@@ -121,7 +120,7 @@ def fit(
     """
     compiled = torch.compile(task.model) if plan.settings.get("compile") else task.model
     model, optimizer = fabric.setup(compiled, optimizer)
-    ema = ModelEmaV3(task.model, plan.ema, use_warmup=True) if plan.ema else None
+    ema = running_mean(task.model, plan.ema) if plan.ema else None
     swa = AveragedModel(task.model) if plan.swa_start else None
     run = Run(fabric, task, plan, Progress(), task.model, model, optimizer, ema, swa)
     run = run._replace(progress=_restore(run))
@@ -229,7 +228,7 @@ def _step(run: Run, done: float) -> None:
     run.optimizer.zero_grad()
     run.progress.updates += 1
     if run.ema:
-        run.ema.update(run.core, step=run.progress.updates)
+        run.ema.update_parameters(run.core)
 
 
 def _clip(run: Run) -> None:
@@ -295,7 +294,7 @@ def _save_state(run: Run) -> None:
     if run.fabric.global_rank == 0:
         state = {
             "model": run.core.state_dict(),
-            "ema": run.ema.module.state_dict() if run.ema else None,
+            "ema": run.ema.state_dict() if run.ema else None,
             "swa": run.swa.state_dict() if run.swa else None,
             "optimizer": run.optimizer.optimizer.state_dict(),
             "precision": run.fabric.strategy.precision.state_dict(),
@@ -314,7 +313,7 @@ def _restore(run: Run) -> Progress:
     state = checkpoints.read(path, "--resume")
     checkpoints.load_model(run.core, state, path, "--resume")
     if run.ema:
-        run.ema.module.load_state_dict(state["ema"])
+        run.ema.load_state_dict(state["ema"])
     if run.swa:
         run.swa.load_state_dict(state["swa"])
     run.optimizer.optimizer.load_state_dict(state["optimizer"])

@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def save(data: Path, ids: list[str], probs: np.ndarray | None = None, *, model: str = "net", fold: int = 0,
-         view: str = "default", seed: int = 1, dataset: str = "test", key: int = 0) -> np.ndarray:  # fmt: skip
+         view: str = "default", seed: int = 0, dataset: str = "test", key: int = 0) -> np.ndarray:  # fmt: skip
     """Write a raw prediction file; the probabilities are random but for `probs`."""
     folder = data / "submissions" / model / f"fold{fold}" / "epoch_006" / f"{view}_seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,9 +158,9 @@ def test_wrong_ids_are_named(data: Path, ids: list[str], message: str) -> None:
 def test_files_with_other_ids_are_named(data: Path) -> None:
     save(data, IDS)
     for ids, message in (
-        (IDS[1:], r"flipud_seed1/prob_test\.npz has no prediction for b\+1, which .*default_seed1"),
-        ([*IDS, "z+1"], r"default_seed1/prob_test\.npz has no prediction for z\+1, which .*flipud_seed1"),
-        ([*IDS[1:], IDS[1]], r"flipud_seed1/prob_test\.npz has the id b\+2 more than once"),
+        (IDS[1:], r"flipud_seed0/prob_test\.npz has no prediction for b\+1, which .*default_seed0"),
+        ([*IDS, "z+1"], r"default_seed0/prob_test\.npz has no prediction for z\+1, which .*flipud_seed0"),
+        ([*IDS[1:], IDS[1]], r"flipud_seed0/prob_test\.npz has the id b\+2 more than once"),
     ):
         save(data, ids, view="flipud")
         with pytest.raises(UserError, match=message):
@@ -213,8 +213,8 @@ def test_damaged_files(data: Path) -> None:
         (["--seeds", "1,"], "--seeds 1, must be whole numbers"),
         (["--seeds", "2"], "default_seed2/prob_test.npz does not exist: run test.py"),
         (["--augment", "upside"], "--augment upside is not known; choose from: default, flipud"),
-        (["--augment", "all"], "flipud_seed1/prob_test.npz does not exist"),
-        (["--epoch", "7"], "epoch_007/default_seed1/prob_test.npz does not exist"),
+        (["--augment", "all"], "flipud_seed0/prob_test.npz does not exist"),
+        (["--epoch", "7"], "epoch_007/default_seed0/prob_test.npz does not exist"),
         (["--dataset", "train"], "prob_train.npz does not exist"),
         (["--competition", "chess"], "choose from: hpa"),
     ],

@@ -75,15 +75,17 @@ def test_it_stops_without_a_better_epoch_and_the_best_is_kept(tmp_path):
 
 
 def test_the_running_mean_of_the_weights_takes_the_buffers_along(tmp_path):
-    """After one step with the decay d (at its start (1 + 1) / (10 + 1) at most): d x the start + (1 - d) x the new."""
-    run(tmp_path / "run", Numbers(3.0, 5.0), batch_size=2, ema=0.1)
-    saved, state = (checkpoints.read(tmp_path / "run" / name, "") for name in ("001.pth", "last.pth"))
-    for name in ("weight", "norm.running_mean"):
-        start, new = (1.0, 0.6) if name == "weight" else (0.0, 2.0)
-        np.testing.assert_allclose(state["model"][name], new, rtol=1e-6)
-        kept = (float(saved["model"][name]) - new) / (start - new)
-        assert 0 <= kept <= 0.1
-        np.testing.assert_allclose(float(state["ema"][name]), float(saved["model"][name]))
+    """The first step's weights are taken as they are, then the mean keeps the decay of itself, 1 - 2^(-2/3) at most."""
+    for decay, kept in ((0.1, 0.1), (0.9, 1 - 2 ** (-2 / 3))):
+        run(tmp_path / str(decay), Numbers(3.0, 5.0), epochs=2, batch_size=2, ema=decay)
+        first, second, last = (
+            checkpoints.read(tmp_path / str(decay) / name, "") for name in ("001.pth", "002.pth", "last.pth")
+        )
+        for name, start in (("weight", 0.6), ("norm.running_mean", 2.0)):
+            np.testing.assert_allclose(first["model"][name], start, rtol=1e-6)
+            mean = kept * start + (1 - kept) * float(last["model"][name])
+            np.testing.assert_allclose(second["model"][name], mean, rtol=1e-6)
+            np.testing.assert_allclose(last["ema"][f"module.{name}"], mean, rtol=1e-6)
 
 
 def test_the_mean_over_epochs_is_made_once(tmp_path):
