@@ -30,7 +30,7 @@ import competitions
 from augment.views import parse_views
 from cells.combine import ranks
 from cells.table import KEY, read_table, write_table
-from common.errors import UserError, first_line, run, some
+from common.errors import UserError, at_least, first_line, run, some
 from common.files import existing, safe_name, sole_writer
 
 
@@ -58,6 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Find the raw predictions, average them, put them in order, write the table."""
     args = get_args_parser().parse_args(argv)
+    at_least(args, {"truncate": 0})
     stamp = datetime.now().strftime("_%Y%m%d_%H%M%S") if args.add_datetime else ""
     path = Path(args.out_path) / f"probabilities_{args.model}_{args.epoch}{stamp}.csv"
     with sole_writer(args.out_path):
@@ -136,12 +137,25 @@ def gather(files: dict[int, list[Path]], classes: int, join: bool, rank: bool) -
 
 def mean(paths: Sequence[Path], classes: int, rank: bool) -> tuple[pd.Index, np.ndarray]:
     """The first file's ids and the mean over all files, each joined to them by id: (N, C) float64."""
-    first, total = load(paths[0], classes, rank)
+    first, total, maker = load(paths[0], classes, rank)
     ids = unique(first, paths[0])
+    makers = {seed_of(paths[0]): (maker, paths[0])}
     for path in paths[1:]:
-        own, probs = load(path, classes, rank)
+        own, probs, maker = load(path, classes, rank)
+        before, other = makers.setdefault(seed_of(path), (maker, path))
+        if maker != before:
+            raise UserError(f"{path} and {other} are of other weights or samples: run test.py with all views again")
         total += probs if np.array_equal(own, first) else probs[same_ids(ids, unique(own, path), paths[0], path)]
     return ids, total / len(paths)
+
+
+def seed_of(path: Path) -> tuple[Path, str]:
+    """What the views of one look of a network share: the folder of the fold's epoch, and the seed.
+
+    >>> seed_of(Path("net/fold0/epoch_006/flipud_lr_seed1/prob_test.npz"))
+    (PosixPath('net/fold0/epoch_006'), '1')
+    """
+    return path.parent.parent, path.parent.name.rpartition("_seed")[2]
 
 
 def unique(ids: np.ndarray, path: Path) -> pd.Index:
@@ -160,13 +174,16 @@ def same_ids(ids: pd.Index, own: pd.Index, first: Path, path: Path) -> np.ndarra
     return own.get_indexer(ids)
 
 
-def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and probabilities (N, C), float64, of one raw prediction file, checked; ranks with `rank`."""
+def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Ids and probabilities (N, C), float64, of one raw prediction file, checked; ranks with `rank`. And the number of
+    the weights and samples that it was made of, None in a file of another program.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist: run test.py with this fold, epoch, view, seed and dataset first")
     try:
         with np.load(path, allow_pickle=False) as file:
             ids, probs = file["ids"], file["probs"].astype(np.float64)
+            maker = int(file["made_by"]) if "made_by" in file else None
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} is not a file of raw predictions with ids and probs: {first_line(error)}") from error
     if ids.dtype.kind != "U" or not len(ids) or probs.shape != (len(ids), classes):
@@ -178,7 +195,7 @@ def load(path: Path, classes: int, rank: bool) -> tuple[np.ndarray, np.ndarray]:
     if len(bad):
         row, column = bad[0]
         raise UserError(f"{path}: {ids[row]} has the value {probs[row, column]}, which is not a probability in 0..1")
-    return ids, ranks(probs) if rank else probs
+    return ids, ranks(probs) if rank else probs, maker
 
 
 def wanted_rows(args: argparse.Namespace) -> pd.DataFrame:

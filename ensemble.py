@@ -46,7 +46,7 @@ import pandas as pd
 import competitions
 from cells.borders import WEIGHTS, border_weights
 from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, ranks
-from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
+from cells.table import KEY, check_unique, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
 from common.files import existing, sole_writer
 from common.say import say
@@ -146,6 +146,7 @@ def read_config(config: Path, classes: Sequence[str]) -> pd.DataFrame:
     rows = read_table(config, {"Predictions": str, "Type": str, **dict.fromkeys(classes, float)})
     if not len(rows):
         raise UserError(f"{config} names no table")
+    check_unique(rows, ["Predictions", "Type"], str(config))
     unknown = rows[~rows["Type"].isin(TYPES)]
     if len(unknown):
         kind, row = unknown["Type"].iloc[0], unknown.index[0] + 2

@@ -27,8 +27,8 @@ import pandas as pd
 
 import competitions
 from cells.groups import check_folds, read_groups
-from cells.table import KEY, match_rows, read_table, write_table
-from common.errors import UserError, run
+from cells.table import KEY, match_rows, read_header, read_table, write_table
+from common.errors import UserError, at_least, run, some
 from common.files import safe_name, sole_writer
 from common.seeds import rng
 
@@ -55,14 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = get_args_parser().parse_args(argv)
     competition = competitions.get(args.competition, args.classes)
     folder = Path(args.folds_dir) / safe_name(args.split_name, "--split_name")
+    at_least(args, {"seed": 0})
+    ways = [flag for flag in ("n_folds", "holdout", "by") if getattr(args, flag) is not None]
+    if len(ways) > 1:
+        raise UserError(f"--{' and --'.join(ways)} do not go together: one of them says what the folds are")
     table = competition.read_labels(args.metadata)
     labelled = table[["ID", "Label"]]
     images = group(labelled, args.groups, args.drop_duplicates)
     hot = competition.multi_hot(images["Label"])
     clusters = images.get("Cluster")
-    if args.by:
+    if args.by is not None:
         folds = folds_by(images, table, args.by, args.metadata)
-    elif args.holdout:
+    elif args.holdout is not None:
         folds = hold_out(hot, args.holdout, args.seed, args.metadata, clusters)
     else:
         n_folds = number_of_folds(args.n_folds, args.split_name)
@@ -74,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if args.tables and Path(args.metadata).is_dir():
         raise UserError(f"--tables writes rows of a table, but --metadata {args.metadata} is a folder; leave it out")
     with sole_writer(folder):
+        for path in (folder / "cells.csv", *folder.glob("fold[0-9]*.csv")):  # of an earlier split of this name
+            path.unlink(missing_ok=True)
         write_table(images, folder / "images.csv")
         if cells is not None:
             write_table(cells, folder / "cells.csv")
@@ -154,6 +160,9 @@ def folds_by(images: pd.DataFrame, table: pd.DataFrame, column: str, name: str) 
     if column not in table:
         raise UserError(f"--by {column}: {name} has no such column; it has {', '.join(table)}")
     values = table.set_index("ID")[column].loc[images["ID"]]
+    empty = values.isna() | (values.astype(str) == "")
+    if empty.any():
+        raise UserError(f"--by {column}: {name} lacks the value of {some(values.index[empty])}; each image needs one")
     if values.nunique() < 2:
         raise UserError(f"--by {column}: all images of {name} have the same; folds are at least 2")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
@@ -161,7 +170,7 @@ def folds_by(images: pd.DataFrame, table: pd.DataFrame, column: str, name: str) 
 
 def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:
     """`fold<k>.csv` for each fold: the rows of the table at `path` whose `column` is an image of the fold."""
-    table = read_table(path, {column: str})
+    table = read_table(path, dict.fromkeys(read_header(path, "--metadata"), str))  # as it is written there
     for fold, own in images.groupby("Fold"):
         write_table(table[table[column].isin(own["ID"])], folder / f"fold{fold}.csv")
 

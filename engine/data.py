@@ -5,15 +5,24 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.errors import UserError, some
 from common.seeds import rng
+
+
+class Item(NamedTuple):
+    """What a sample is asked for by; turn: how often the epoch had it before, for each time it is changed anew."""
+
+    epoch: int
+    index: int
+    turn: int = 0
 
 
 class Reader(Protocol):
@@ -27,9 +36,9 @@ class Reader(Protocol):
 
 @dataclass
 class Samples(Dataset):
-    """Images by key, changed by `augment` with randomness from (seed, epoch, key) alone.
+    """Images by key, changed by `augment` with randomness from (seed, epoch, key, turn) alone.
 
-    An item is asked for by (epoch, index) and is (image (C, crop_size, crop_size) uint8, target (K,), index).
+    An item is asked for by an `Item` and is (image (C, crop_size, crop_size) uint8, target (K,), index).
     targets: (N, K) float32, or None where there are none.
     """
 
@@ -55,10 +64,10 @@ class Samples(Dataset):
         settings = [self.img_size, self.crop_size, self.seed, repr(self.augment)]
         return [*settings, list(self.rows), self.reader.state(self.keys)]
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        epoch, index = item
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, index, turn = Item(*item)
         key = self.keys[index]
-        image = self.augment(self.reader(key, self.img_size), self.crop_size, rng(self.seed, epoch, key))
+        image = self.augment(self.reader(key, self.img_size), self.crop_size, rng(self.seed, epoch, key, turn))
         return channels_first(image), self.target(index), index
 
     def target(self, index: int) -> torch.Tensor:
@@ -73,7 +82,7 @@ def channels_first(image: np.ndarray) -> torch.Tensor:
 
 @dataclass
 class Batches:
-    """The (epoch, index) batches of one epoch in a given order, from batch `start` on; each rank gets its share."""
+    """The items of one epoch in a given order, in batches, from batch `start` on; each rank gets its share."""
 
     order: np.ndarray
     batch_size: int
@@ -89,11 +98,12 @@ class Batches:
         whole = len(self.order) // step
         return (whole if self.drop_last and whole else -(-len(self.order) // step)) - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         step = self.batch_size * self.world
+        items = np.stack([self.order, pd.Series(self.order).groupby(self.order).cumcount()], axis=1)
         for batch in range(self.start, self.start + len(self)):
-            share = self.order[batch * step : (batch + 1) * step][self.rank :: self.world]
-            yield [(self.epoch, int(index)) for index in share]
+            share = items[batch * step : (batch + 1) * step][self.rank :: self.world]
+            yield [Item(self.epoch, *pair) for pair in share.tolist()]
 
 
 def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None = None, draws: int = 0) -> np.ndarray:

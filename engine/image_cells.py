@@ -16,7 +16,7 @@ from cells.images import decode
 from common.errors import UserError, first_line
 from common.files import existing
 from common.seeds import rng
-from engine.data import Samples, channels_first
+from engine.data import Item, Samples, channels_first
 from engine.samples import checksums, dataset_folders, find, split_key
 
 
@@ -42,15 +42,15 @@ class LabelledImages(Samples):
         """As of `Samples`, with the label images."""
         return [*super().identity, checksums(self.folders, self.keys, ".cells.png")]
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
-        epoch, index = item
+    def __getitem__(self, item: Item) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
+        epoch, index, turn = Item(*item)
         key = self.keys[index]
         image, labels = self.reader(key, self.img_size), read_labels(self.folders, key, self.cells[index])
         labels, augment = resize_labels(labels, self.img_size), self.augment
-        seen = augment(labels, self.crop_size, rng(self.seed, epoch, key), resize=resize_labels)
+        seen = augment(labels, self.crop_size, rng(self.seed, epoch, key, turn), resize=resize_labels)
         if not seen.any():
             seen, augment = whole(labels, self.crop_size, resize=resize_labels), whole
-        image = augment(image, self.crop_size, rng(self.seed, epoch, key))
+        image = augment(image, self.crop_size, rng(self.seed, epoch, key, turn))
         batch = {"images": channels_first(image), "labels": torch.from_numpy(consecutive(seen))}
         return batch, self.target(index), index
 
@@ -85,13 +85,13 @@ class Bags(Dataset):
         """As of `Samples`."""
         return [self.most, *self.cells.identity, *(self.images.identity if self.images else [])]
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
-        epoch, index = item
-        generator = rng(self.cells.seed, "cells", epoch, self.keys[index])
+    def __getitem__(self, item: Item) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
+        epoch, index, turn = Item(*item)
+        generator = rng(self.cells.seed, "cells", epoch, self.keys[index], turn)
         drawn = generator.permutation(self.members[index])[: self.most]
-        batch = {"cells": torch.stack([self.cells[epoch, int(row)][0] for row in drawn])}
+        batch = {"cells": torch.stack([self.cells[epoch, int(row), turn][0] for row in drawn])}
         if self.images:
-            batch["images"] = self.images[epoch, index][0]
+            batch["images"] = self.images[epoch, index, turn][0]
         target = torch.empty(0) if self.targets is None else torch.from_numpy(self.targets[index])
         return batch, target, index
 

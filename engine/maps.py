@@ -15,14 +15,15 @@ from cells.instances import borders_between, merge_channels, numbered, scale_for
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
+from engine.data import Item
 from engine.scenes import BOX, network_input
 
 
 @dataclass
 class Maps(Dataset):
-    """Images by ImageID with their class maps, changed by `change` with randomness from (seed, epoch, ImageID) alone.
+    """Images by ImageID with their class maps, changed by `change` with randomness from (seed, epoch, ImageID, turn).
 
-    An item is asked for by (epoch, index) and is (image (C, height, width), class map (height, width) uint8, index);
+    An item is asked for by an `Item` and is (image (C, height, width), class map (height, width) uint8, index);
     the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
     own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
     before the background is that of `borders_between` within `reach` pixels, with `rims` the rim of every cell. scale:
@@ -58,11 +59,11 @@ class Maps(Dataset):
         """The number of classes of cells."""
         return 1 if self.single else len(self.competition.CLASSES)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        epoch, index = item
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, index, turn = Item(*item)
         key = self.keys[index]
         image = (stretched if self.stretch else to_uint8)(self.competition.read_image(self.root, key))
-        generator = rng(self.seed, epoch, key)
+        generator = rng(self.seed, epoch, key, turn)
         cells, types = numbered(self.instances(key, image.shape[:2]))
         scale = scale_for(cells, self.diameter, self.scale) if self.diameter else self.scale
         if self.canvas and scale:

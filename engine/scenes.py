@@ -16,16 +16,16 @@ from cells.masks import decode_mask
 from common.errors import UserError
 from common.seeds import rng
 from competitions import Competition
-from engine.data import channels_first
+from engine.data import Item, channels_first
 
 BOX = ["x1", "y1", "x2", "y2"]
 
 
 @dataclass
 class Scenes(Dataset):
-    """Images by ImageID with their cells, changed by `change` with randomness from (seed, epoch, ImageID) alone.
+    """Images by ImageID with their cells, changed by `change` with randomness from (seed, epoch, ImageID, turn).
 
-    An item is asked for by (epoch, index) and is (image (C, height, width) uint8, {"boxes", "labels", "masks"}, index);
+    An item is asked for by an `Item` and is (image (C, height, width) uint8, {"boxes", "labels", "masks"}, index);
     without `masks` it has none. cells: a cells table with a column Label, as competition.read_cells gives it.
     canvas: (height, width) of every item. single: all cells are of class 0. mosaic_epochs: the first so many epochs
     show mosaics of four scenes, mixed with a fifth (YOLOX); targets then say whether these have ended, in "late".
@@ -49,9 +49,9 @@ class Scenes(Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-        epoch, index = item
-        generator = rng(self.seed, epoch, self.keys[index])
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
+        epoch, index, turn = Item(*item)
+        generator = rng(self.seed, epoch, self.keys[index], turn)
         scene = self.scene(self.keys[index])
         if 0 < epoch <= self.mosaic_epochs:
             scene = mixed(scene, lambda: self.scene(self.keys[generator.integers(len(self))]), self.canvas, generator)

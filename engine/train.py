@@ -31,7 +31,7 @@ Mix = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torch.Tensor, Any
 class Task(NamedTuple):
     """What is trained: a model under the contract of `models`, its samples, and how well it does.
 
-    train: items asked for by (epoch, index) are (image, target, index); `train.collate`, where there is one, makes the
+    train: items asked for by an `Item` are (image, target, index); `train.collate`, where there is one, makes the
     batch. validate(fabric, model) -> the epoch's scores by name; the epoch with the highest `select` is the best.
     """
 

@@ -17,7 +17,7 @@ from engine.settings import claim_folder, read_settings
 
 
 def indices(batches: Batches) -> list[list[int]]:
-    return [[index for _, index in batch] for batch in batches]
+    return [[item.index for item in batch] for batch in batches]
 
 
 def test_batches_by_hand():
@@ -27,6 +27,17 @@ def test_batches_by_hand():
     assert indices(Batches(order, 2, start=1)) == [[0, 1], [3]]
     assert indices(Batches(order, 8, drop_last=True)) == [[4, 2, 0, 1, 3]]
     assert indices(Batches(order, 1, rank=1, world=2, drop_last=True)) == [[2], [1]]
+
+
+def test_a_sample_that_is_drawn_again_is_changed_anew():
+    order = np.array([4, 2, 4, 4, 2, 0])
+    every = [item for batch in Batches(order, 2, epoch=7) for item in batch]
+    assert every == [(7, 4, 0), (7, 2, 0), (7, 4, 1), (7, 4, 2), (7, 2, 1), (7, 0, 0)]
+    assert [item for batch in Batches(order, 2, epoch=7, start=1) for item in batch] == every[2:]  # after a restart
+    noise = lambda image, size, generator: generator.integers(256, size=(size, size, 1), dtype=np.uint8)  # noqa: E731
+    samples = Samples(Shades(), ["1"], None, noise, img_size=8, crop_size=4)
+    first, second, again = (samples[item][0] for item in ((1, 0), (1, 0, 1), (1, 0)))
+    assert torch.equal(first, again) and not torch.equal(first, second)
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 9), start=st.integers(0, 3))
