@@ -109,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def decide_all(args: argparse.Namespace) -> None:
     """The ensemble of the flags."""
     competition = competitions.get(args.competition, args.classes)
-    resolve(args, competition.ENSEMBLE_DEFAULTS)
+    check_rules(args, competition)
+    if args.submission_path and not args.submission:
+        raise UserError("--submission_path says where to write a submission, which is only made with --submission 1")
     config = existing(args.config, "ensemble CSV")
     images = read_images(args, competition)
     opinions = read_opinions(config, Path(args.tables_path or args.out_path), competition.CLASSES)
@@ -239,6 +241,13 @@ def wanted(cells: pd.DataFrame, images: pd.DataFrame) -> np.ndarray:
     if "Count" not in images:
         return cells.groupby("ImageID")["CellID"].transform("size").to_numpy()
     return cells["ImageID"].map(images.set_index("ID")["Count"]).to_numpy()
+
+
+def check_rules(args: argparse.Namespace, competition) -> None:
+    """Fill in the competition's rules where none were given; UserError for one that cannot be right."""
+    resolve(args, competition.ENSEMBLE_DEFAULTS)
+    parse_rules(args, competition)
+    parse_decays(args.decay, competition.CLASSES)
 
 
 def parse_rules(args: argparse.Namespace, competition) -> list[str]:

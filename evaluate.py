@@ -8,10 +8,10 @@ which without the flag is the submission's folder. Several submissions are compa
     python evaluate.py --competition cytologia --classes RBC,WBC,Platelets --truth valid.csv \\
         --cell_meta_csv_path META/valid_cell.csv --probabilities OUT/ensemble_cells.csv
 
-With a cells table in place of a submission, boxes are scored whatever the competition's own score is: COCO's AP and
-AP50 of each class (confidence = the finder's score x the class probability) and of finding cells of any class, and how
-many true centres are found with 1, 3 and 10 detections a true cell. Without --probabilities the finder's classes count,
-and a finder that knows none is scored for cells of any class alone.
+With a cells table in place of a submission, boxes are scored whatever the competition's own score is (hpa has no truth
+of boxes): COCO's AP and AP50 of each class (confidence = the finder's score x the class probability) and of finding
+cells of any class, and how many true centres are found with 1, 3 and 10 detections a true cell. Without --probabilities
+the finder's classes count, and a finder that knows none is scored for cells of any class alone.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--submission", nargs="+", help="submissions as ensemble.py writes them")
     parser.add_argument("--cell_meta_csv_path", help="a cells table, in place of a submission: score its boxes")
     parser.add_argument("--probabilities", help="with a cells table: the classes' probabilities, ensemble_<name>.csv")
-    parser.add_argument("--name", default="boxes", help="with a cells table: score_<name>.csv")
-    parser.add_argument("--names", nargs="+", help="what to call them; default: their paths")
+    parser.add_argument("--name", help="with a cells table: score_<name>.csv; default: boxes")
+    parser.add_argument("--names", nargs="+", help="what to call submissions; default: their paths")
     parser.add_argument("--truth", help="truth table: a cells table with a further column Label")
     parser.add_argument("--root_dir", help="neurons: the images' folder, for a truth that does not give their sizes; "
         "or without a truth, to check a submission alone")  # fmt: skip
@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     competition = competitions.get(args.competition, args.classes)
     if bool(args.submission) == bool(args.cell_meta_csv_path):
         raise UserError("give either --submission or --cell_meta_csv_path, which says what to score")
+    unused = ("names",) if args.cell_meta_csv_path else ("probabilities", "name")
+    for flag in unused:
+        if getattr(args, flag) is not None:
+            kind = "submissions" if args.cell_meta_csv_path else "a cells table"
+            raise UserError(f"--{flag} is for {kind}; leave it out")
     if not args.truth:
         check_alone(args, competition)
         return
@@ -108,9 +113,10 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
         own = ap_table(classes, truth, every, competition.MAX_DETECTIONS)
         table = pd.concat([table.iloc[:1], own], ignore_index=True)
     out = Path(args.out_path or Path(args.cell_meta_csv_path).parent)
+    name = args.name or "boxes"
     with sole_writer(out):
-        write_table(table, out / f"score_{args.name}.csv")
-        draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{args.name}.png")
+        write_table(table, out / f"score_{name}.csv")
+        draw(table, "COCO mAP@[.50:.05:.95]", out / f"score_{name}.png")
     show(table, "COCO mAP@[.50:.05:.95]")
     last, found = table.iloc[-1], centre_recall(truth, cells)
     say(f"mAP50: {last['AP50']:.4f}; any class AP50: {table['AP50'].iloc[0]:.4f}")

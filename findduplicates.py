@@ -16,6 +16,7 @@ same command again only reads images whose files are new or changed.
 
 import argparse
 import csv
+import errno
 import os
 import re
 import sys
@@ -131,7 +132,9 @@ def hash_file(name: str, folder: str, image: str, state: str, log: Path) -> None
     quoted = '"' + image.replace('"', '""') + '"'
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(file, f"\n{quoted},{state},{text}".encode())  # begins a line: what was cut off before stays apart
+        line = f"\n{quoted},{state},{text}".encode()  # begins a line: what was cut off before stays apart
+        if os.write(file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log))
     finally:
         os.close(file)
 

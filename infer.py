@@ -29,6 +29,7 @@ network fails ends with exit code 2 and writes none.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +41,7 @@ import competitions
 import ensemble
 import segment
 from cells.table import write_table
-from common.errors import UserError, run, some
+from common.errors import UserError, explain, run, some
 from common.files import remove_leftovers, sole_writer
 from common.say import say
 from common.times import process_age
@@ -55,7 +56,9 @@ LEFT_OUT = ["Stage", "Model", "Fold", "Seed", "View", "Image", "Reason"]
 
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags and their defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     competitions.add_flags(parser)
     add = parser.add_argument
     add("--ensemble", required=True, help="the ensemble CSV: Predictions,Type,<class names>")
@@ -122,12 +125,15 @@ def list_left_out(out: Path, found: segment.Outcome, left: Sequence[tuple["Pass"
     if not rows:
         path.unlink(missing_ok=True)
         return
-    write_table(pd.DataFrame(rows, columns=LEFT_OUT, dtype=object).fillna("").astype(str), path)
+    try:
+        write_table(pd.DataFrame(rows, columns=LEFT_OUT, dtype=object).fillna("").astype(str), path)
+    except OSError as error:  # of a full disk: the submission is there all the same
+        say(f"{path} is not written: {explain(error)}", sys.stderr)
     for own, reason in left:
         say(f"left out: {own}, {some(own.views, 8)}: {reason}")
     if found.left:
         say(f"not reached: {some(found.left)}; submitted without cells")
-    say(f"{path}: {len(rows)} passes and images are left out")
+    say(f"{len(rows)} passes and images are left out, see {path}")
 
 
 if __name__ == "__main__":

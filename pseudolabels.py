@@ -75,6 +75,7 @@ def correct(args: argparse.Namespace) -> None:
     classes = list(competition.CLASSES)
     images = competition.read_metadata(args.metadata)
     rows = rows_of(args, images, competition)
+    known = rows["Label"].notna().to_numpy()
     probs = values_of(rows, join(args.tables, classes), args.tables, classes, exact="Count" not in images)
     if args.image_tables:
         whole = join(args.image_tables, classes)
@@ -83,8 +84,10 @@ def correct(args: argparse.Namespace) -> None:
         probs *= values_of(rows.assign(CellID=0), whole, args.image_tables, classes, exact=False)
     if args.previous:
         before = read_probabilities(args.previous, classes)
-        probs = args.blend * values_of(rows, before, [args.previous], classes) + (1 - args.blend) * probs
-    known = rows["Label"].notna().to_numpy()
+        # What had no label and was not sure enough has no row there: the new opinion stands alone.
+        held = known | pd.MultiIndex.from_frame(rows[KEY]).isin(pd.MultiIndex.from_frame(before[KEY]))
+        old = values_of(rows[held], before, [args.previous], classes)
+        probs[held] = args.blend * old + (1 - args.blend) * probs[held]
     labels = np.zeros(probs.shape)
     labels[known] = competition.multi_hot(rows["Label"][known])
     probs = soften(probs, labels, known, rows["ImageID"].to_numpy(), args, competition)

@@ -29,10 +29,12 @@ CELL_COLUMNS = {
 
 
 def read_header(path: str | Path, what: str) -> list[str]:
-    """The columns of a CSV table; UserError when there is none at `path`, or no table. what: the flag that names it."""
+    """The columns of a table; UserError when there is none at `path`, or no table. what: the flag that names it."""
     try:
-        return list(pd.read_csv(existing(path, what), nrows=0).columns)
-    except (ValueError, pd.errors.ParserError) as error:  # an empty file, or none of text
+        if existing(path, what).suffix == ".parquet":
+            return pa.parquet.read_schema(path).names
+        return list(pd.read_csv(path, nrows=0).columns)
+    except (ValueError, pa.ArrowException) as error:  # an empty file, or none of text
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from error
 
 

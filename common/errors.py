@@ -71,8 +71,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def explain(error: OSError) -> str:
-    """An operating system's error as a sentence for the user."""
+def explain(error: Exception) -> str:
+    """An error as a sentence for the user; one of the operating system, such as a full disk, in our words."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
     where = f" at {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}; free some space and run the same command again, what is finished is kept"

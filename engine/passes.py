@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from common.errors import UserError
+from common.errors import UserError, explain
 from engine.clock import MARGIN, NO_TIME, Clock
 from engine.predict import Tally
 
@@ -125,10 +125,12 @@ def run_passes(
     look(pass, its clock, whether to give up early) predicts; convert(model, passes done) makes its table;
     combine(passes done) makes the submission and says whether they suffice for one. With a limit they follow each pass,
     else they come once at the end. A pass begins only if it, in as many of its views as fit, will end in time together
-    with what follows it. One that fails is left out, the others go on.
+    with what follows it. One that fails is left out, the others go on; so is, once there is a submission, one that
+    cannot be brought into it, and with a limit one for which the disk is full.
     """
     costs = Costs(samples, FIRST_WRITING * clock.left() if clock.limited else 0.0)
     done, left, fresh = [], [], []  # fresh: done, and not in the submission yet
+    written = False
     queue = deque(passes)
     while queue:
         wanted = queue.popleft()
@@ -139,8 +141,10 @@ def run_passes(
         began, reserve = clock.now(), MARGIN * costs.of_writing(*writing([*done, own], [*fresh, own]))
         try:
             tally = look(own, clock.minus(reserve), bool(done))
-        except (UserError, RuntimeError) as error:
-            left.append((wanted, str(error)))
+        except (UserError, RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and not clock.limited:
+                raise
+            left.append((wanted, explain(error)))
             continue
         costs.learn(own, tally, clock.now() - began)
         if tally.left:
@@ -151,7 +155,13 @@ def run_passes(
         if len(own.views) < len(wanted.views):
             queue.appendleft(wanted._replace(views=wanted.views[len(own.views) :]))
         if clock.limited and tally.looked:  # what an earlier run did may be in its submission already
-            write(done, fresh, clock, costs, convert, combine)
+            try:
+                written |= write(done, fresh, clock, costs, convert, combine)
+            except (UserError, RuntimeError, OSError) as error:
+                if not written:
+                    raise
+                left += [(own, explain(error)) for own in fresh]
+                done = [own for own in done if own not in fresh]
             fresh = []
     if fresh:
         write(done, fresh, clock, costs, convert, combine)
@@ -177,12 +187,14 @@ def writing(done: Sequence[Pass], fresh: Sequence[Pass]) -> tuple[int, int]:
 
 def write(
     done: Sequence[Pass], fresh: Sequence[Pass], clock: Clock, costs: Costs, convert: Callable, combine: Callable
-) -> None:
-    """Bring the submission up to date with all of `done`, of which `fresh` is new."""
+) -> bool:
+    """Bring the submission up to date with all of `done`, of which `fresh` is new; False if they make none."""
     began = clock.now()
     for model in dict.fromkeys(own.model for own in fresh):
         convert(model, done)
     converted = clock.now()
-    if combine(done):
-        files, tables = writing(done, fresh)
-        costs.learn_writing(files, converted - began, tables, clock.now() - converted)
+    if not combine(done):
+        return False
+    files, tables = writing(done, fresh)
+    costs.learn_writing(files, converted - began, tables, clock.now() - converted)
+    return True

@@ -4,13 +4,11 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
-from lightning_fabric import Fabric
 
 import competitions
 import convertpredictions
@@ -18,9 +16,10 @@ import ensemble
 import segment
 import test as predict
 from augment.views import parse_views
+from cells.finders import FINDERS
 from cells.segmenting import COLUMNS
 from cells.table import BOX, CELL_COLUMNS, read_table, write_table
-from common.errors import UserError, some
+from common.errors import UserError, at_least, choose, some
 from common.files import existing, safe_name
 from common.say import say
 from competitions import Competition
@@ -48,7 +47,8 @@ class Road:
         self.cells = self.work / "meta" / f"{Path(args.metadata).stem}_cell.csv"
         self.models = find_models(args, self.config, self.competition)
         self.img_size = stored_size(args.img_size, self.models)
-        self.views, self.seeds = parse_views(args.views, "--views"), predict.parse_seeds(args.seeds)
+        self.views, self.seeds = check_flags(args, self.competition)
+        self.fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
 
     def write_blank(self) -> None:
         """Write a submission in which no image has cells."""
@@ -73,13 +73,12 @@ class Road:
         passes = plan(self.models, self.views, self.seeds, self.clock.limited)
         if not found.cells:
             return [], [(own, "no cells were found") for own in passes]
-        fabric = make_fabric(self.args.gpu_id, bool(self.args.mixed_precision))
-        fabric.launch()
-        say(describe(fabric))
+        self.fabric.launch()
+        say(describe(self.fabric))
         samples = {False: found.cells, True: found.images}
-        return run_passes(passes, self.clock, samples, partial(self.look, fabric), self.convert, self.combine)
+        return run_passes(passes, self.clock, samples, self.look, self.convert, self.combine)
 
-    def look(self, fabric: Fabric, own: Pass, clock: Clock, whole: bool) -> Tally:
+    def look(self, own: Pass, clock: Clock, whole: bool) -> Tally:
         """One pass of test.py."""
         flags = self.flags(
             predict, base_dir=self.args.base_dir, out_dir=own.model.name, predict_epoch=own.model.epoch, fold=own.fold,
@@ -89,7 +88,7 @@ class Road:
             predictions_path=self.work / "submissions", batch_size=self.args.batch_size, workers=self.args.workers,
         )  # fmt: skip
         began = clock.now()
-        (tally,) = predict.predict(flags, fabric, clock, whole)
+        (tally,) = predict.predict(flags, self.fabric, clock, whole)
         took = f"{own}: {len(own.views)} views in {show_duration(clock.now() - began)}"
         stopped = f", stopped with {tally.left} samples left" if tally.left else ""
         say(took + stopped + (f"; {show_duration(self.clock.left())} left" if self.clock.limited else ""))
@@ -138,6 +137,15 @@ class Road:
         flags = {"competition": self.args.competition, "classes": self.args.classes, "dataset": "test", **flags}
         given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         return script.get_args_parser().parse_args([*map(str, words), *given])
+
+
+def check_flags(args: Namespace, competition: Competition) -> tuple[list[str], list[int]]:
+    """The classifiers' views and seeds; UserError for a flag of infer.py that would else be refused hours later."""
+    at_least(args, {"batch_size": 1, "img_size": 1})
+    if args.finder:
+        choose(FINDERS, args.finder, "--finder")
+    ensemble.check_rules(Namespace(**vars(args)), competition)
+    return parse_views(args.views, "--views"), predict.parse_seeds(args.seeds)
 
 
 def write_blank(out: Path, images: pd.DataFrame, competition: Competition) -> None:

@@ -37,7 +37,7 @@ from common.say import say  # noqa: E402
 from competitions import Competition  # noqa: E402
 from engine.checkpoints import epoch_name, read, run_folder, save  # noqa: E402
 from engine.clock import parse_duration  # noqa: E402
-from engine.road import find_models  # noqa: E402
+from engine.road import check_flags, find_models  # noqa: E402
 
 MANIFEST, FORMAT = "manifest.json", "podium bundle 1"
 NOTEBOOK = "podium.ipynb"
@@ -201,7 +201,7 @@ def shortened(value: torch.Tensor) -> torch.Tensor:
 def infer_flags(
     args: argparse.Namespace, more: Sequence[str], competition: Competition, weights: Sequence[tuple[str, str]]
 ) -> list[str]:
-    """infer.py's flags as lines of Python source; exit code 2 with infer.py's own words when it does not know one."""
+    """infer.py's flags as lines of Python source, checked; exit code 2 with its own words when it does not know one."""
     flags = [
         ("--competition", repr(args.competition)),
         ("--ensemble", f"BUNDLE / 'ensemble' / {Path(args.ensemble).name!r}"),
@@ -216,7 +216,10 @@ def infer_flags(
     if args.classes:
         flags.append(("--classes", "BUNDLE / 'classes.txt'"))
     parse_duration(args.time_limit)
-    infer.get_args_parser().parse_args([*(word for flag in flags for word in flag), *more])
+    for word in more:
+        if word.partition("=")[0] in dict(flags):
+            raise UserError(f"{word} is not for you to give: the bundle says where its notebook finds and writes that")
+    check_flags(infer.get_args_parser().parse_args([*(word for flag in flags for word in flag), *more]), competition)
     return [f"{flag!r}, {value}," for flag, value in flags] + [f"*{list(more)},"]
 
 

@@ -297,6 +297,12 @@ def test_a_checkpoint_that_is_missing(trained, tmp_path, table, message):
         (["--weights", "absent.pth"], "--weights does not exist: absent.pth"),
         (["--folds", "3"], "row 2, .*: probabilities_Cell_1.csv needs .*fold3/001.pth, which is missing"),
         (["--wheel_list", "absent.txt"], "--wheel_list does not exist: absent.txt"),
+        (["--combine", "foo"], "--combine foo is not known"),
+        (["--views", "sideways"], "--views sideways is not known"),
+        (["--seeds", "x"], "--seeds x must be whole numbers"),
+        (["--finder", "nope"], "--finder nope is not known"),
+        (["--out_path", "/x"], "--out_path is not for you to give"),
+        (["--work_dir=/x"], "--work_dir=/x is not for you to give"),
         (["--python", "3.11,three"], "--python 3.11,three: 'three' must be a version such as 3.11"),
     ],
 )

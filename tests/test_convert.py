@@ -167,6 +167,18 @@ def test_files_with_other_ids_are_named(data: Path) -> None:
             convert(data, "--augment", "default,flipud")
 
 
+def test_views_of_other_weights_are_not_averaged(data: Path) -> None:
+    for view, maker in (("default", 5), ("flipud", 6)):
+        probs = save(data, IDS, view=view)
+        np.savez(next(data.rglob(f"{view}_seed0/prob_test.npz")), ids=np.array(IDS), probs=probs, made_by=maker)
+    with pytest.raises(UserError, match=r"flipud_seed0/prob_test\.npz and .*default_seed0/.*npz are of other weights"):
+        convert(data, "--augment", "default,flipud")
+    np.savez(next(data.rglob("flipud_seed0/prob_test.npz")), ids=np.array(IDS), probs=probs, made_by=5)
+    convert(data, "--augment", "default,flipud")
+    save(data, IDS, seed=2)  # another seed has other crops
+    convert(data, "--seeds", "0,2")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
 def test_values_that_are_no_probabilities(data: Path, value: float) -> None:
     probs = np.full((len(IDS), len(CLASSES)), 0.5, np.float32)
@@ -217,6 +229,7 @@ def test_damaged_files(data: Path) -> None:
         (["--epoch", "7"], "epoch_007/default_seed0/prob_test.npz does not exist"),
         (["--dataset", "train"], "prob_train.npz does not exist"),
         (["--competition", "chess"], "choose from: hpa"),
+        (["--truncate", "-1"], "--truncate -1 must be at least 0"),
     ],
 )
 def test_flags_that_lead_nowhere(data: Path, flags: list[str], message: str) -> None:

@@ -1,5 +1,6 @@
 """infer.py: the clock, the order of passes, what is begun and what is left, and the scripts' own numbers end to end."""
 
+import errno
 import itertools
 import math
 import re
@@ -245,6 +246,38 @@ def test_a_pass_that_fails_is_left_out_and_named(end):
     assert world.written[-1] == done and (end < math.inf) == (len(world.written) == 2)
 
 
+@pytest.mark.parametrize("broken", ["look", "combine"])
+def test_a_full_disk_leaves_the_submission_that_is_there(broken):
+    """The third pass cannot be saved, or not be brought into the submission: the first two stay in it, others go on."""
+    world = World({CELL: (0, 0, 0.1), LIGHT: (0, 0, 0.1), IMAGE: (0, 0, 0.1)}, {False: 10, True: 10}, [1.0], 0.1)
+    passes = plan([CELL, LIGHT, IMAGE], ["default"], [0], limited=True)
+    third, plain = passes[2], getattr(world, broken)
+
+    def failing(*args):
+        if third in ([args[0]] if broken == "look" else args[0]):
+            raise OSError(errno.ENOSPC, "No space left on device", "disk/part.npz")
+        return plain(*args)
+
+    setattr(world, broken, failing)
+    done, left = run_passes(passes, Clock(1000, world.now), world.samples, world.look, world.convert, world.combine)
+    assert [own for own, _ in left] == [third] and "the disk is full at disk/part.npz" in left[0][1]
+    assert done == world.written[-1] == [own for own in passes if own != third] and len(done) == 3
+    if broken == "look":  # nothing is there that could be kept
+        with pytest.raises(OSError, match="No space"):
+            run_passes(passes, Clock(math.inf, world.now), world.samples, failing, world.convert, world.combine)
+
+
+def test_a_submission_that_can_never_be_made_ends_the_run():
+    def failing(done):
+        raise UserError("row 2 of the table is broken")
+
+    world = World({CELL: (0, 0, 0.1)}, {False: 10, True: 10}, [1.0], 0.1)
+    passes = plan([CELL], ["default"], [0], limited=True)
+    with pytest.raises(UserError, match="row 2"):
+        run_passes(passes, Clock(1000, world.now), world.samples, world.look, world.convert, failing)
+    assert len(world.log) == 1
+
+
 def test_no_time_at_all():
     world = World({CELL: (0, 0, 1.0)}, {False: 10, True: 10}, [1.0], 0.1)
     passes = plan([CELL], ["default"], [0], limited=True)
@@ -483,6 +516,11 @@ def test_a_submission_without_cells_is_valid(name, tmp_path):
         (ROWS, ["--gpu_id", "0,1"], "--gpu_id 0,1 must be one GPU's number or the word cpu"),
         (ROWS, ["--time_limit", "soon"], "--time_limit 'soon' must be a time above zero"),
         (ROWS, ["--views", "rot90"], "rot90 is not known"),
+        (ROWS, ["--combine", "foo"], "--combine foo is not known"),
+        (ROWS, ["--decay", "99=1"], "--decay: '99=1' must be CLASS=VALUE"),
+        (ROWS, ["--cell_weight", "3"], "--cell_weight 3.0 must lie in 0..1"),
+        (ROWS, ["--batch_size", "0"], "--batch_size 0 must be at least 1"),
+        (ROWS, ["--finder", "nope"], "--finder nope is not known"),
         (ROWS, ["--metadata", "DATA/train.csv"], "needs sample_submission.csv as"),
     ],
 )  # fmt: skip

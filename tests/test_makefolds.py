@@ -176,6 +176,10 @@ def test_bad_groups_are_refused(tmp_path: Path) -> None:
         ("ID,Label\na,1\nb,2\n", ["--n_folds", "3"], "2 images, which is fewer than 3 folds"),
         ("ID,Label\n", [], "0 images"),
         ("ID,Label\na,1\nb,2\n", ["--split_name", "../out5"], "cannot be a file name"),
+        ("ID,Label\na,1\nb,2\n", ["--seed", "-1"], "--seed -1 must be at least 0"),
+        ("ID,Label\na,1\nb,2\n", ["--holdout", "0"], "--holdout 0 must be above 0"),
+        ("ID,Label\na,1\nb,2\n", ["--holdout", "1", "--by", "Label"], "--holdout and --by do not go together"),
+        ("ID,Label\na,1\nb,2\n", ["--n_folds", "2", "--holdout", "1"], "--n_folds and --holdout do not go together"),
     ],
 )
 def test_bad_input_is_refused(tmp_path: Path, text: str, flags: list[str], message: str) -> None:
@@ -218,6 +222,29 @@ def test_the_whole_table_in_clusters_stays_balanced(real_data: Path, tmp_path: P
     common = hot.sum(axis=0) >= 500
     assert (np.abs(shares - 0.1)[:, common] < 0.01).all()
     assert table["Fold"].value_counts().between(2_050, 2_310).all()
+
+
+def test_a_value_that_is_missing_is_no_fold_of_its_own(tmp_path: Path) -> None:
+    for values in (("1", "2", ""), ("x", "y", ""), ("true", "false", "")):
+        rows = "".join(f"i{number},0,{value}\n" for number, value in enumerate(values * 2))
+        (tmp_path / "train.csv").write_text("ID,Label,part\n" + rows)
+        with pytest.raises(UserError, match=r"--by part: .*train.csv lacks the value of i2, i5; each image needs one"):
+            folds_of(tmp_path, "--competition", "pannuke", "--by", "part")
+
+
+def test_tables_keep_their_text_and_what_an_earlier_split_left_goes(tmp_path: Path) -> None:
+    text = "NAME,x1,y1,x2,y2,class\n" + "".join(
+        f"{n:03}.png,{n}.50,1,20,20,{('NA', '07', '1e5')[n % 3]}\n" for n in range(12)
+    )
+    (tmp_path / "train.csv").write_text(text)
+    own = ["--competition", "cytologia", "--classes", "NA,07,1e5", "--split_name", "held", "--tables"]
+    folds_of(tmp_path, *own, "--n_folds", "3")
+    folder = tmp_path / "cv" / "held"
+    (folder / "cells.csv").write_text("of an earlier split\n")
+    folds_of(tmp_path, *own, "--n_folds", "2")
+    assert sorted(path.name for path in folder.iterdir()) == ["fold0.csv", "fold1.csv", "images.csv"]
+    lines = [line for fold in (0, 1) for line in (folder / f"fold{fold}.csv").read_text().splitlines()[1:]]
+    assert sorted(lines) == text.splitlines()[1:]
 
 
 def test_a_holdout_of_any_size(tmp_path: Path) -> None:

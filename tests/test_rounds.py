@@ -59,6 +59,19 @@ def test_as_many_cells_as_are_wanted(tmp_path, capsys):
         soft_labels(tmp_path, *flags, "--least", "0.95")
 
 
+def test_a_round_after_one_that_left_unsure_cells_out(tmp_path):
+    """The earlier round wrote only the sure ones of the cells without a label: the others get the new opinion."""
+    table = write(tmp_path / "t.csv", f"ImageID,CellID,{CLASSES} a,1,.6,.4,0 a,2,.4,.6,0 b,1,.2,.8,0")
+    cells = write(tmp_path / "c.csv", "ImageID,CellID,Label,score a,1,,1 a,2,,1 b,1,,1")
+    wanted = write(tmp_path / "m.csv", "trustii_id,NAME 1,a 2,b 3,a")
+    before = write(tmp_path / "b.csv", f"ImageID,CellID,{CLASSES} a,1,1,0,0 b,1,.1,.9,0")
+    flags = ["--tables", table, "--cell_metadata", cells, "--metadata", wanted, "--previous", before, "--blend", ".5"]
+    np.testing.assert_allclose(soft_labels(tmp_path, *flags)[NAMES], [[0.8, 0.2, 0], [0.4, 0.6, 0], [0.15, 0.85, 0]])
+    write(tmp_path / "c.csv", "ImageID,CellID,Label,score a,1,,1 a,2,,x b,1,,1")
+    with pytest.raises(UserError, match=r"c.csv row 3, column score: 'x' is not a finite number"):
+        soft_labels(tmp_path, *flags)
+
+
 def test_whole_images(tmp_path):
     table = write(tmp_path / "t.csv", f"ImageID,CellID,{CLASSES} a,0,.2,.9,.4 b,0,.6,.4,0")
     labels = write(tmp_path / "m.csv", "NAME,x1,y1,x2,y2,class a,0,0,9,9,Red a,0,0,9,9,White b,0,0,0,0,")
