@@ -31,10 +31,11 @@ import competitions
 from cells.cleaning import noisy_boxes, noisy_images, remove_cells
 from cells.crops import to_uint8
 from cells.groups import read_groups
+from cells.images import image_folder
 from cells.store import write_image_png
 from cells.table import BOX, KEY, match_rows, read_table, write_table
 from common.errors import UserError, run, some
-from common.files import existing, remove_leftovers, sole_writer
+from common.files import remove_leftovers, sole_writer
 from common.say import say
 from common.seeds import rng
 from competitions import Competition
@@ -93,7 +94,7 @@ def read(args: argparse.Namespace, competition: Competition) -> tuple[pd.DataFra
     rows = read_table(args.metadata, {competition.ID_COLUMN: str, "class": str})
     if not set(BOX) <= set(rows):
         raise UserError(f"--metadata {args.metadata} must have boxes as corners, in columns {', '.join(BOX)}")
-    cells = competition.read_cells(args.metadata, root=existing(args.root_dir, "--root_dir"))
+    cells = competition.read_cells(args.metadata, root=image_folder(args.root_dir, "--root_dir"))
     rows = rows.rename(columns={competition.ID_COLUMN: "ImageID"})[["ImageID", *BOX, "class"]]
     return rows, cells.set_axis(rows.index[rows["class"] != ""])
 

@@ -136,7 +136,7 @@ def read_images(args: argparse.Namespace, competition) -> pd.DataFrame:
     images = competition.read_metadata(args.meta_csv)
     file, column = competition.SAMPLE
     if args.submission and column not in images:
-        raise UserError(f"--submission 1 needs {file} as --meta_csv, and {args.meta_csv} is not like it")
+        raise UserError(f"a submission is made from {file}, and {args.meta_csv} is not like it")
     return images
 
 

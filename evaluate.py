@@ -23,7 +23,17 @@ import pandas as pd
 
 import competitions
 from cells.boxes import best_match, iou
-from cells.table import BOX, CELL_COLUMNS, KEY, match_rows, read_probabilities, read_table, write_table
+from cells.table import (
+    BOX,
+    CELL_COLUMNS,
+    KEY,
+    certain,
+    match_rows,
+    read_header,
+    read_probabilities,
+    read_table,
+    write_table,
+)
 from common.errors import UserError, run
 from common.files import atomic, existing, sole_writer
 from common.say import say
@@ -40,7 +50,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--probabilities", help="with a cells table: the classes' probabilities, ensemble_<name>.csv")
     parser.add_argument("--name", help="with a cells table: score_<name>.csv; default: boxes")
     parser.add_argument("--names", nargs="+", help="what to call submissions; default: their paths")
-    parser.add_argument("--truth", help="truth table: a cells table with a further column Label")
+    parser.add_argument("--truth", help="a cells table with a column Label (hpa), a table as train.csv, or "
+                        "a fold's folder (pannuke)")  # fmt: skip
     parser.add_argument("--root_dir", help="neurons: the images' folder, for a truth that does not give their sizes; "
         "or without a truth, to check a submission alone")  # fmt: skip
     parser.add_argument("--out_path", help="folder for the table and the picture")
@@ -101,12 +112,15 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     """Score the boxes of a cells table; show and write the result."""
     classes = competition.CLASSES
     truth = competition.read_cells(existing(args.truth, "--truth"), root=args.root_dir)
-    cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float}, key=KEY)
+    columns = {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float}
+    if "Label" in read_header(args.cell_meta_csv_path, "--cell_meta_csv_path"):
+        columns["Label"] = str
+    cells = read_table(args.cell_meta_csv_path, columns, key=KEY)
     unknown = cells["ImageID"][~cells["ImageID"].isin(competition.read_labels(args.truth)["ID"])]
     if len(unknown):
         raise UserError(f"{args.cell_meta_csv_path} has the image {unknown.iloc[0]}, which {args.truth} lacks")
     truth = truth.assign(**{"class": truth["Label"].astype(np.int64)})
-    every = detections(cells, args.probabilities, classes)
+    every = detections(cells, args.cell_meta_csv_path, args.probabilities, classes)
     same = [part.assign(**{"class": 0}) for part in (truth, cells)]
     table = ap_table(("any class",), *same, competition.MAX_DETECTIONS)
     if every is not None:
@@ -140,16 +154,18 @@ def named_right(truth: pd.DataFrame, every: pd.DataFrame, classes: int) -> str:
     )
 
 
-def detections(cells: pd.DataFrame, probabilities: str | None, classes: Sequence[str]) -> pd.DataFrame | None:
-    """A cells table as detections `ImageID,class,score,x1,y1,x2,y2`: a row a cell and class, or the finder's class.
+def detections(
+    cells: pd.DataFrame, name: str, probabilities: str | None, classes: Sequence[str]
+) -> pd.DataFrame | None:
+    """The cells table `name` as detections `ImageID,class,score,x1,y1,x2,y2`: a row a cell and class, or the finder's.
 
     None where there are several classes and nothing says which the cells have: no probabilities, every Label empty.
     """
     if probabilities is None:
         if len(classes) == 1:
             return cells.assign(**{"class": 0})
-        named = "Label" in cells and cells["Label"].notna().all() and (cells["Label"] != "").all()
-        return cells.assign(**{"class": cells["Label"].astype(np.int64)}) if named else None
+        named = "Label" in cells and (cells["Label"] != "").all()
+        return cells.assign(**{"class": certain(cells, classes, name).argmax(axis=1)}) if named else None
     table = read_probabilities(probabilities, classes)
     probs = table[list(classes)].to_numpy()[match_rows(cells, table, KEY, probabilities)]
     rows, which = np.indices(probs.shape).reshape(2, -1)

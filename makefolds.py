@@ -27,6 +27,7 @@ import pandas as pd
 
 import competitions
 from cells.groups import check_folds, read_groups
+from cells.images import doubled
 from cells.table import KEY, match_rows, read_header, read_table, write_table
 from common.errors import UserError, at_least, run, some
 from common.files import safe_name, sole_writer
@@ -170,6 +171,7 @@ def folds_by(images: pd.DataFrame, table: pd.DataFrame, column: str, name: str) 
 
 def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:
     """`fold<k>.csv` for each fold: the rows of the table at `path` whose `column` is an image of the fold."""
+    path = doubled(path)
     table = read_table(path, dict.fromkeys(read_header(path, "--metadata"), str))  # as it is written there
     for fold, own in images.groupby("Fold"):
         write_table(table[table[column].isin(own["ID"])], folder / f"fold{fold}.csv")

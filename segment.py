@@ -26,9 +26,10 @@ from tqdm import tqdm
 import competitions
 from cells.borders import RULES
 from cells.finders import FINDERS, Finder, refuse_other_flags
+from cells.images import image_folder
 from cells.segmenting import Job, Size, read_image, segment_image
 from common.errors import UserError, at_least, choose, run
-from common.files import atomic, existing, remove_leftovers, safe_name, sole_writer
+from common.files import atomic, remove_leftovers, safe_name, sole_writer
 from common.say import say
 from common.workers import WorkerDied, count_workers, run_each
 from engine.clock import Clock, in_time
@@ -120,6 +121,8 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     args.finder = args.finder or default_finder(args)
     choose(FINDERS, args.finder, "--finder")
     refuse_other_flags(args)
+    if Path(args.meta_dir).is_file():
+        raise UserError(f"--meta_dir {args.meta_dir} is a file; a folder is right")
     finder = FINDERS[args.finder](args)
     if finder.about:
         say(finder.about)
@@ -152,9 +155,10 @@ def default_finder(args: argparse.Namespace) -> str:
         return "truth"
     if args.nuc_model or args.cell_model:
         return "hpacellseg"
-    if args.competition == "hpa":
-        return "watershed"
-    raise UserError(f"--finder must be given for {args.competition}: network with --weights, or truth")
+    finder = getattr(competitions.get(args.competition, args.classes), "DEFAULT_FINDER", None)
+    if not finder:
+        raise UserError(f"--finder must be given for {args.competition}: otsu, texture, truth, or --weights")
+    return finder
 
 
 def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
@@ -176,7 +180,10 @@ def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
 
 def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     """The run's settings and folders, checked."""
-    at_least(args, {"img_size": 1, "max_cells": 1})
+    at_least(args, {"img_size": 1, "max_cells": 1, "tile": 0, "fuse_distance": 0})
+    for name in ("score_threshold", "nms_iou", "fuse_iou"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise UserError(f"--{name} {getattr(args, name)} must be from 0 to 1")
     settings = {name: getattr(args, name) for name in ("competition", "classes", "finder", "edge_rule", "img_size")}
     return Job(
         label=finder.label,
@@ -184,7 +191,7 @@ def make_job(args: argparse.Namespace, finder: Finder) -> Job:
         competition=competitions.get(args.competition, args.classes),
         edge_rule=args.edge_rule,
         img_size=args.img_size,
-        root=existing(args.root_dir, "--root_dir"),
+        root=image_folder(args.root_dir, "--root_dir"),
         cache=Path(args.cache_dir) / args.dataset,
         crops=Path(args.crop_dir) / args.dataset,
         images=Path(args.img_dir) / args.dataset,

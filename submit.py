@@ -11,11 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 import competitions
-from cells.table import BOX, CELL_COLUMNS, KEY, read_table
+from cells.table import BOX, CELL_COLUMNS, KEY, certain, read_table
 from common.errors import UserError, run
 from common.files import sole_writer
 
@@ -49,23 +46,6 @@ def submit(args: argparse.Namespace) -> None:
     probs = certain(cells, competition.CLASSES, path)
     competition.write_submission(args.out_path, images, cells, probs)
     print(f"{args.out_path}: {len(cells)} cells found in {len(images)} images")  # noqa: T201
-
-
-def certain(cells: pd.DataFrame, classes: Sequence[str], name: str) -> np.ndarray:
-    """Probabilities of 0 and 1, (cells, classes), of the column Label, class indices as text; all 1 with one class.
-    name: the file.
-    """
-    labels = cells["Label"]
-    if len(classes) == 1:
-        return np.ones((len(labels), 1))
-    wrong = np.flatnonzero(~labels.isin([str(index) for index in range(len(classes))]))
-    if len(wrong):
-        raise UserError(
-            f"{name}: the Label {labels.iloc[wrong[0]]!r} of {cells['ImageID'].iloc[wrong[0]]}, cell "
-            f"{cells['CellID'].iloc[wrong[0]]}, must be a class 0 to {len(classes) - 1}; "
-            "without such labels give one class, such as --classes cell"
-        )
-    return np.eye(len(classes))[labels.astype(np.int64)]
 
 
 if __name__ == "__main__":

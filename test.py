@@ -41,7 +41,7 @@ from engine.nuclei import nuclei_of
 from engine.predict import Tally, predict_views
 from engine.samples import open_samples, read_fold
 from losses import build_loss
-from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, build, wrapper_of
+from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, build, task_of, wrapper_of
 from models.bestfitting import LAST, OLD_CLASSES, NewClasses, load_bestfitting, read_bestfitting
 from models.puzzle import CAM_POOLS
 
@@ -180,6 +180,8 @@ def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
 
 def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     """Take the flags that were not given from the checkpoint; refuse another architecture than it holds."""
+    if task_of(settings["arch"]) != "classify":
+        raise UserError(f"{path} finds cells, it does not classify them: segment.py --weights takes it")
     for name in ("arch", "num_classes", "in_channels", "puzzle"):
         if getattr(args, name) not in (None, settings.get(name, 0)):
             raise UserError(f"--{name} {getattr(args, name)}: {path} was trained with --{name} {settings.get(name, 0)}")

@@ -24,6 +24,7 @@ from augment import TRAIN
 from augment.maps import MAPS, MapMixup
 from augment.mixing import Mixing
 from augment.scenes import SCENES
+from cells.images import doubled
 from common.errors import UserError, at_least, choose, run
 from common.files import digest, sole_writer
 from competitions import Competition
@@ -35,8 +36,8 @@ from engine.settings import claim_folder, read_settings, resolve
 from engine.train import Mix, Plan, fit
 from losses import LOSSES
 from losses.segmentation import MAP_LOSSES
-from models import ARCHITECTURES, finds_masks
-from tasks import TASKS, task_of, weak_labels
+from models import ARCHITECTURES, finds_masks, task_of
+from tasks import TASKS, weak_labels
 
 # What a flag is when neither the user nor the competition says so.
 DEFAULTS = {
@@ -44,8 +45,8 @@ DEFAULTS = {
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
     "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0, "freeze_norms": 0,
-    "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "mosaic_epochs": 0, "augment": "none",
-    "loss": "BCE",
+    "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "drop_rate": 0.0, "mosaic_epochs": 0,
+    "augment": "none", "loss": "BCE",
 }  # fmt: skip
 
 FINDERS = {
@@ -98,6 +99,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--mix_share", type=float, help="the share of batches that is mixed")
     # What it is.
     add("--arch", help=f"{', '.join(ARCHITECTURES)} with any timm network as <timm>, as class_densenet121_dropout")
+    add("--drop_rate", type=float, help="classifiers: dropout of timm's own heads")
     add("--num_classes", type=int, help="the number of classes; finders may also have 1, a cell of any kind")
     add("--in_channels", type=int, help="image channels: 4 for hpa, 3 for the others")
     add("--pretrained", help="weights to start from: a file, or efficientnet-lite0 for the packaged ImageNet weights")
@@ -125,7 +127,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int)
     add("--effective_batch", type=int, help="samples an optimiser step: a multiple of batch_size x number of GPUs")
     add("--clipnorm", type=float, help="largest gradient norm, 0: no clipping")
-    add("--ema", type=float, help="decay of a running mean of the weights, which is judged and saved; 0: none")
+    add("--ema", type=float, help="decay of a running mean of the weights, which is judged and saved; 0: none. It is "
+        "reached after (1 - decay)^-1.5 steps")  # fmt: skip
     add("--swa_start", type=int, help="swa.pth: the mean of the weights of the epochs from this one on; 0: none")
     add("--swa_lr", type=float, help="from --swa_start on: the learning rate in parts of --lr; default: 0.1")
     add("--swa_anneal", type=float, help="epochs in which the learning rate goes over to that; default: 10")
@@ -175,6 +178,8 @@ def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
     others = {task: {**FINDERS, **size} for task in ("detect", "segment")}
     own = choose({**others, **kinds}, task, f"--arch {args.arch}: a network to {task} for {args.competition}:")
     args.arch = args.arch or own["arch"]
+    if args.epochs and "mosaic_epochs" in own:  # as many epochs without mosaics at the end as published
+        own = own | {"mosaic_epochs": max(0, args.epochs - (own["epochs"] - own["mosaic_epochs"]))}
     return own
 
 
@@ -194,6 +199,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         )
     if args.diameter < 0 or (args.diameter and not args.tile):
         raise UserError(f"--diameter {args.diameter} must be a number of pixels, beside --tile; or 0")
+    if not 0 <= args.drop_rate < 1 or (finder and args.drop_rate):
+        raise UserError(f"--drop_rate {args.drop_rate} must be from 0 to below 1, for finders (--arch {args.arch}) 0")
     if not 0 <= args.balance <= 1:
         raise UserError(f"--balance {args.balance} must be from 0 to 1")
     if args.border_reach < 1:
@@ -221,6 +228,10 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--split_name is missing: {args.competition} has no published one for --arch {args.arch}")
     if kind == "detect" and (args.sample or args.mixup or args.cutmix):
         raise UserError(f"--sample, --mixup and --cutmix are not for --arch {args.arch}, which finds boxes")
+    if args.mosaic_epochs and (not finder or competition.BOX_SIZE is not None):
+        raise UserError(
+            f"--mosaic_epochs is for finders of cells of any size, not for --arch {args.arch} and {args.competition}"
+        )
     if finds_masks(args.arch) and args.mosaic_epochs:
         raise UserError(f"--mosaic_epochs is not for --arch {args.arch}: mosaics have no masks")
     if finder and args.img_size % 32:
@@ -248,7 +259,7 @@ def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str
     split = "cells.csv" if args.cell != "image" and competition.CELL_LABELS else "images.csv"  # as tasks.classify reads
     files = {f"--split_name {split}": Path(args.folds_dir) / args.split_name / split}
     for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
-        files[f"--{name}"] = Path(getattr(args, name) or "")
+        files[f"--{name}"] = doubled(getattr(args, name) or "")
     return {flag: digest(path) for flag, path in files.items() if path.is_file()}
 
 

@@ -78,7 +78,7 @@ def make_data(folder: Path, cells: int, size: int, views: Sequence[str]) -> str:
     for name, keys in (("cell", found["Image"]), ("image", pd.Series(ids))):
         texts = keys.to_numpy(dtype=str)
         for view in views:
-            path = folder / "raw" / name / "fold0" / "epoch_006" / f"{view}_seed1" / "prob_test.npz"
+            path = folder / "raw" / name / "fold0" / "epoch_006" / f"{view}_seed0" / "prob_test.npz"
             path.parent.mkdir(parents=True)
             probs = generator.random((len(texts), len(CLASSES)), np.float32) ** 4
             np.savez(path, ids=texts, probs=probs)

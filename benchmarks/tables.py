@@ -76,7 +76,7 @@ def mask_text(generator: np.random.Generator) -> str:
 
 
 def raw_path(folder: Path, model: str, view: str) -> Path:
-    return folder / "submissions" / model / "fold0" / "epoch_006" / f"{view}_seed1" / "prob_test.npz"
+    return folder / "submissions" / model / "fold0" / "epoch_006" / f"{view}_seed0" / "prob_test.npz"
 
 
 def run_ours(folder: Path) -> list[tuple[str, float, float]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cells.table import BOX
+from cells.table import BOX, read_table, refuse_missing, typed
 from common.errors import UserError, some
 
 
@@ -26,6 +26,18 @@ def make_cells(names: pd.Series, classes: np.ndarray, boxes: np.ndarray, sizes: 
     )  # fmt: skip
     table[BOX] = boxes
     return table.assign(Label=classes.astype(str).astype(object), score=1.0).reset_index(drop=True)
+
+
+def read_boxes(path: str | Path, columns: dict[str, type], label: str) -> pd.DataFrame:
+    """A table of boxes as of `read_table`; a row without a `label`, an image without cells, may lack the numbers."""
+    numbers = {name: kind for name, kind in columns.items() if kind is not str}
+    table = read_table(path, {name: kind for name, kind in columns.items() if kind is str})
+    for name, kind in numbers.items():
+        if name in table:
+            empty = (table[label] == "") & (table[name].isna() | (table[name] == ""))
+            table[name] = typed(table[name].where(~empty, 0), kind, path)
+    refuse_missing(table, columns, path)
+    return table
 
 
 def image_labels(names: pd.Series, classes: np.ndarray) -> pd.DataFrame:

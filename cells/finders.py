@@ -22,6 +22,7 @@ from cells.segmentator_labels import Rules, label_image
 from cells.watershed import find_cells
 from common.errors import UserError
 from common.files import digest
+from competitions import hpa
 
 
 class Found(NamedTuple):
@@ -51,7 +52,7 @@ class Finder(NamedTuple):
 
 def make_watershed(args: argparse.Namespace) -> Finder:
     """The finder `watershed`."""
-    if args.competition != "hpa":
+    if competitions.get(args.competition, args.classes).CHANNELS != hpa.CHANNELS:
         raise UserError("--finder watershed is for the channels of hpa; choose another finder")
     return Finder(label_watershed)
 

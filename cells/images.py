@@ -70,6 +70,12 @@ def doubled(path: str | Path) -> Path:
     return within or (beside if not path.exists() and beside.exists() else path)
 
 
+def image_folder(path: str | Path, what: str) -> Path:
+    """`path` as it is, in which a competition's image_files look; UserError when it is not there, `doubled` or not."""
+    existing(doubled(path), what)
+    return Path(path)
+
+
 def unique_sizes(paths: Sequence[Path]) -> np.ndarray:
     """Width and height of each path, (N, 2) int; a path that comes several times is opened once."""
     known = {path: read_size(path) for path in dict.fromkeys(paths)}

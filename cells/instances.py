@@ -108,53 +108,41 @@ def drop_small(labels: np.ndarray, min_area: float) -> np.ndarray:
     return number(keep)[labels]
 
 
-def class_instances(
-    probs: np.ndarray, background: int, joint: bool = False, min_area: float = MIN_AREA, **split: float
-) -> tuple[np.ndarray, np.ndarray]:
+def class_instances(probs: np.ndarray, background: int) -> tuple[np.ndarray, np.ndarray]:
     """Cells of class maps: (K, height, width) probabilities -> label image int32, and the class of each label.
 
-    Each class' pixels (where its probability is the highest) are split on their own by `split_cells`, whose settings
-    `split` holds. joint: all that is not background is split together, and a cell is of the class that has the most
-    probability in it, so that a cell of two opinions stays whole. Labels count from 1; classes[label - 1] is an int64
-    index into the K maps, never `background`.
+    Each class' pixels (where its probability is the highest) are split on their own by `split_cells`. Labels count from
+    1; classes[label - 1] is an int64 index into the K maps, never `background`.
     """
     highest = probs.argmax(axis=0)
-    if joint:
-        labels = split_cells(highest != background, min_area=min_area, **split)
-        return labels, likeliest(labels, np.delete(probs, background, 0), background)
     labels, classes = np.zeros(highest.shape, np.int32), []
     for name in range(len(probs)):
         if name != background:
-            own = split_cells(highest == name, min_area=min_area, **split)
+            own = split_cells(highest == name)
             labels[own > 0] = own[own > 0] + len(classes)
             classes += [name] * int(own.max())
     return labels, np.array(classes, np.int64)
 
 
-def likeliest(labels: np.ndarray, probs: np.ndarray, background: int) -> np.ndarray:
-    """The class that has the most probability in each cell of a label image: int64 (cells,), an index into the class
-    maps from which that of the `background` was taken to make `probs`.
-    """
+def likeliest(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """The class that has the most probability in each cell of a label image: int64 (cells,), an index into `probs`."""
     sums = np.stack([np.bincount(labels.ravel(), own.ravel(), labels.max() + 1) for own in probs])
-    best = sums.argmax(axis=0)[1:]
-    return best + (best >= background)
+    return sums.argmax(axis=0)[1:]
 
 
-def bordered_instances(
-    probs: np.ndarray, min_area: float = MIN_AREA, neck: float = RIMMED
-) -> tuple[np.ndarray, np.ndarray]:
+def bordered_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cells of maps (C + 2, height, width) of C classes, of the borders between cells, and of the background.
 
     What the networks of the Data Science Bowl 2018 were taught, so that cells which touch come apart: the seeds are the
     parts inside the borders (and the parts of those, by `split_cells`), which grow over the borders. Label image int32
-    and the class of each label, int64; without what is smaller than `min_area` pixels or SPECK of the typical cell.
+    and the class of each label, int64; without what is smaller than MIN_AREA pixels or SPECK of the typical cell.
     """
     inside = probs[:-2].sum(axis=0)
-    seeds = split_cells(inside > 0.5, neck, min_area=SEED_AREA)
+    seeds = split_cells(inside > 0.5, RIMMED, min_area=SEED_AREA)
     height = np.rint(inside * 255).clip(0, 255).astype(np.uint8)
-    labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=min_area))
-    labels = drop_small(labels, max(min_area, SPECK * typical_area(labels)))
-    return labels, likeliest(labels, probs[:-2], len(probs))
+    labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=MIN_AREA))
+    labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
+    return labels, likeliest(labels, probs[:-2])
 
 
 def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:

@@ -256,8 +256,9 @@ def knows_classes(settings: dict, competition: Competition) -> bool:
     if settings["num_classes"] != count or count == 1:
         return settings["num_classes"] == count
     # A file of class names may be gone since the training: then their number within the same competition must do.
-    gone = own is not None and settings["competition"] == competition.name and len(parse_classes(own)) != count
-    return gone or competitions.get(settings["competition"], own).CLASSES == competition.CLASSES
+    known = competitions.get(settings["competition"]).CLASSES if own is None else parse_classes(own)
+    gone = settings["competition"] == competition.name and len(known) != count
+    return gone or known == competition.CLASSES
 
 
 def open_network(path: str, competition: Competition, most: int, fabric: Fabric) -> tuple[nn.Module, dict]:

@@ -15,6 +15,7 @@ from cells.crops import boxes, cut_box, cut_cell, narrow, resize, to_uint8
 from cells.finders import Found
 from cells.masks import encode_label_image
 from cells.store import write_image_png, write_shard
+from cells.table import BOX
 from common.errors import UserError, explain
 from common.files import atomic
 from competitions import Competition
@@ -25,7 +26,6 @@ COLUMNS = (
     "area", "nucleus_area", "nucleus_box", "touches_border", "border_pixels", "completeness", "score", "keep",
 )  # fmt: skip
 CLASS_COLUMN = "Label"  # before the last column where single cells have classes: the truth's, or the finder's opinion
-BOX = ["x1", "y1", "x2", "y2"]
 Size = tuple[int, int] | None  # width and height as the metadata says, None where it does not
 
 

@@ -8,7 +8,7 @@ A row whose `keep` is 0 is a cell that was found but dropped (at the image's bor
 CSV by default, Parquet when the path ends in .parquet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +54,19 @@ def read_table(
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from error
     if not table.columns.is_unique:
         raise UserError(f"{path} has the column {some(table.columns[table.columns.duplicated()])} more than once")
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise UserError(f"{path} lacks the column {some(missing)}; it has {some(table.columns, 8)}")
+    refuse_missing(table, columns, path)
     for name, kind in columns.items():
-        table[name] = _typed(table[name], kind, path)
+        table[name] = typed(table[name], kind, path)
     if key:
         check_unique(table, key, str(path))
     return table if dropped else _kept(table)
+
+
+def refuse_missing(table: pd.DataFrame, columns: Iterable[str], path: str | Path) -> None:
+    """UserError when the table of a file lacks one of the columns."""
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {some(missing)}; it has {some(table.columns, 8)}")
 
 
 def _kept(table: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +90,8 @@ def _read(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def _typed(column: pd.Series, kind: type, path: Path) -> pd.Series:
+def typed(column: pd.Series, kind: type, path: str | Path) -> pd.Series:
+    """A column of a file as str, int64 or float64; UserError with the row of a value that is not of the kind."""
     if kind is str:
         return column.astype(object)
     numbers = pd.to_numeric(column, errors="coerce")
@@ -130,6 +136,23 @@ def read_probabilities(path: str | Path, classes: Sequence[str]) -> pd.DataFrame
             f"{path} row {row + 2}, column {classes[column]}: {values[row, column]} is not a probability in 0..1"
         )
     return table[[*KEY, *classes]]
+
+
+def certain(cells: pd.DataFrame, classes: Sequence[str], name: str) -> np.ndarray:
+    """Probabilities of 0 and 1, (cells, classes), of the column Label, class indices as text; all 1 with one class.
+    name: the file.
+    """
+    labels = cells["Label"]
+    if len(classes) == 1:
+        return np.ones((len(labels), 1))
+    wrong = np.flatnonzero(~labels.isin([str(index) for index in range(len(classes))]))
+    if len(wrong):
+        raise UserError(
+            f"{name}: the Label {labels.iloc[wrong[0]]!r} of {cells['ImageID'].iloc[wrong[0]]}, cell "
+            f"{cells['CellID'].iloc[wrong[0]]}, must be a class 0 to {len(classes) - 1}; "
+            "without such labels give one class, such as --classes cell"
+        )
+    return np.eye(len(classes))[labels.astype(np.int64)]
 
 
 def match_rows(keys: pd.DataFrame, table: pd.DataFrame, on: Sequence[str], name: str, exact: bool = True) -> np.ndarray:

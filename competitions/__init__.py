@@ -55,6 +55,9 @@ def get(name: str, classes: str | None = None, nuclei: bool = False) -> Competit
         raise UserError(f"--competition {name} has no classes of nuclei; hpa has")
     if classes and name == "hpa":
         raise UserError("--classes: the classes of hpa are fixed; riva, cytologia, pannuke and neurons take others")
+    path = Path(classes or "")
+    if classes and "," not in classes and (path.suffix or path.name != classes) and not path.is_file():
+        raise UserError(f"--classes {classes} is no file; a class alone must not look like one")
     return Competition(name, parse_classes(classes) if classes else None, nuclei)
 
 
@@ -72,7 +75,7 @@ def parse_classes(text: str) -> tuple[str, ...]:
     """
     path = Path(text)
     try:
-        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+        names = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else text.split(",")
     except UnicodeDecodeError as error:
         raise UserError(f"--classes {text} is not a text file: {error}") from None
     names = [name.strip() for name in names if name.strip()]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cells import box_table
-from cells.box_table import class_indices, make_cells, refuse, refuse_unknown_images
+from cells.box_table import class_indices, make_cells, read_boxes, refuse, refuse_unknown_images
 from cells.boxes import top
 from cells.images import ImageError as ImageError
 from cells.images import doubled, list_images, read_rgb, unique_sizes
@@ -41,7 +41,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 BOX_SIZE = None  # boxes are of any size
 IMAGE_SIZE = 370  # about the longer side of most images
 MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the box with so many more pixels on each side
-USUAL_SIZE = (370, 368)  # width, height of an image of which nothing is known
+USUAL_SIZE = (370, 368)  # width, height of most images, where no image's is known
 
 TRAIN_DEFAULTS = {
     "detect": {  # mosaic and mixup until the last 15 epochs; rate .01 for 64 images, so .0025 for 16
@@ -148,7 +148,7 @@ def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequen
 
 def _read_train(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:
     """The rows of train.csv with the class as an index, -1 for an image without cells (a row with an empty class)."""
-    table = read_table(path, TRAIN_COLUMNS)
+    table = read_boxes(path, TRAIN_COLUMNS, "class")
     table["class"] = class_indices(table["class"], classes, path)
     _check_corners(table, (table["class"] >= 0).to_numpy(), path)
     return table
@@ -190,13 +190,16 @@ def choose_boxes(
 
 
 def _known_sizes(images: pd.DataFrame, cells: pd.DataFrame, which: np.ndarray) -> np.ndarray:
-    """Width and height of each image, (N, 2): its own, else that of its cells, else the usual one."""
+    """Width and height of each image, (N, 2): its own, else that of its cells, else that of most images."""
     columns = ["ImageWidth", "ImageHeight"]
     sizes = np.zeros((len(images), 2), np.int64)
     sizes[which] = cells[columns].to_numpy()
     if set(columns) <= set(images):
         sizes = images[columns].to_numpy(np.int64)
-    return np.where((sizes > 0).all(axis=1, keepdims=True), sizes, USUAL_SIZE)
+    known = (sizes > 0).all(axis=1)
+    found, counts = np.unique(sizes[known], axis=0, return_counts=True)
+    usual = found[counts.argmax()] if len(found) else USUAL_SIZE
+    return np.where(known[:, None], sizes, usual)
 
 
 def _whole_pixels(boxes: np.ndarray) -> np.ndarray:

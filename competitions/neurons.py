@@ -63,7 +63,8 @@ TRAIN_DEFAULTS = {
 
 def image_files(folder: str | Path, image_id: str) -> list[Path]:
     """The file of an image, whether it exists or not: the first of the known suffixes that does, else PNG."""
-    paths = [Path(folder) / f"{safe_name(image_id, 'id')}{suffix}" for suffix in SUFFIXES]
+    suffixes = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
+    paths = [Path(folder) / f"{safe_name(image_id, 'id')}{suffix}" for suffix in suffixes]
     return [next((path for path in paths if path.exists()), paths[0])]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cells import box_table
-from cells.box_table import class_indices, make_cells, refuse, refuse_unknown_images
+from cells.box_table import class_indices, make_cells, read_boxes, refuse, refuse_unknown_images
 from cells.boxes import to_centres, to_corners
 from cells.images import ImageError as ImageError
 from cells.images import doubled, list_images, read_rgb, unique_sizes
@@ -48,7 +48,7 @@ TRAIN_DEFAULTS = {
     "classify": {  # the published sampler and class weights are one correction twice: the sampler alone is the default
         "arch": "tf_efficientnet_b2", "loss": "CrossEntropy", "sample": -1, "optimizer": "AdamW", "lr": 1e-4,
         "weight_decay": 1e-4, "scheduler": "cosine", "warmup_epochs": 3, "epochs": 50, "batch_size": 64,
-        "effective_batch": 64, "img_size": 224, "crop_size": 224, "clipnorm": 5.0, "in_channels": 3,
+        "effective_batch": 64, "img_size": 224, "crop_size": 224, "clipnorm": 5.0, "drop_rate": 0.3, "in_channels": 3,
         "augment": "stained_crop", "split_name": "riva_folds5",
     },
 }  # fmt: skip
@@ -124,7 +124,7 @@ def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequen
 def _read_annotations(path: str | Path, classes: Sequence[str]) -> pd.DataFrame:
     """The rows of annotations with the class as an index, -1 for an image without cells (a row with an empty class)."""
     path = existing(doubled(path), "the annotations")
-    table = read_table(path, COLUMNS | {"class_name": str})
+    table = read_boxes(path, COLUMNS | {"class_name": str}, "class_name")
     own = class_indices(table["class_name"], classes, path)
     if "class" in table:
         wrong = (own >= 0) & (pd.to_numeric(table["class"], errors="coerce") != own)

@@ -13,7 +13,7 @@ MARGIN = 1.25  # what is to begin gets so many times the time that it should tak
 NO_TIME = "no time was left"
 
 
-def parse_duration(text: str, flag: str = "--time_limit") -> int:
+def parse_duration(text: str) -> int:
     """Seconds of a duration: hours, minutes and seconds, or plain seconds.
 
     >>> parse_duration("8h30m"), parse_duration("1h2m3s"), parse_duration("90")
@@ -23,7 +23,7 @@ def parse_duration(text: str, flag: str = "--time_limit") -> int:
     hours, minutes, seconds, plain = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds + plain
     if not total:
-        raise UserError(f"{flag} {text!r} must be a time above zero such as 8h30m, 90m, 1h2m3s, or 45 for seconds")
+        raise UserError(f"--time_limit {text!r} must be a time above zero such as 8h30m, 90m, 1h2m3s, 45 (seconds)")
     return total
 
 

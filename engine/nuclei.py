@@ -59,8 +59,8 @@ class NucleusReader(CropReader):
         return resize(cut_cell(crop, inside, 1, box), size) if box else np.zeros((size, size), np.uint8)
 
 
-def nuclei_of(cells: Samples, cache_dir: str | Path, datasets: str, channel: int = PROTEIN) -> Samples:
-    """Samples of cells as samples of their nuclei in `channel`, in place. UserError when --cache_dir lacks an image."""
+def nuclei_of(cells: Samples, cache_dir: str | Path, datasets: str) -> Samples:
+    """Samples of cells as samples of their nuclei in the protein's channel, in place; UserError if one lacks."""
     folders = dataset_folders(cache_dir, datasets, "--cache_dir")
     images = list(dict.fromkeys(split_key(key)[0] for key in cells.keys))
     found = {}
@@ -71,5 +71,5 @@ def nuclei_of(cells: Samples, cache_dir: str | Path, datasets: str, channel: int
     missing = [key for key in cells.keys if key not in found]
     if missing:
         raise UserError(f"--cache_dir {cache_dir} does not know the cell {missing[0]}; run segment.py again")
-    cells.reader = NucleusReader(cells.reader.folders, folders, found, channel)
+    cells.reader = NucleusReader(cells.reader.folders, folders, found, PROTEIN)
     return cells

@@ -13,12 +13,11 @@ from augment.mosaic import mixed
 from augment.scenes import Scene, fitted, letterbox
 from cells.crops import to_uint8
 from cells.masks import decode_mask
+from cells.table import BOX
 from common.errors import UserError
 from common.seeds import rng
 from competitions import Competition
 from engine.data import Item, channels_first
-
-BOX = ["x1", "y1", "x2", "y2"]
 
 
 @dataclass
@@ -59,8 +58,7 @@ class Scenes(Dataset):
         target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.labels)}
         if scene.masks is not None:
             target["masks"] = torch.from_numpy(scene.masks)
-        if self.mosaic_epochs:
-            target["late"] = epoch > self.mosaic_epochs
+        target["late"] = epoch > self.mosaic_epochs
         return network_input(self.competition, scene.image), target, index
 
     @staticmethod

@@ -72,7 +72,6 @@ class Progress:
     epoch: int = 1
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    updates: int = 0  # optimiser steps of the whole run
     skipped: int = 0  # batches of the whole run whose loss was not finite
     history: list[dict] = field(default_factory=list)
 
@@ -226,7 +225,6 @@ def _step(run: Run, done: float) -> None:
         _clip(run)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    run.progress.updates += 1
     if run.ema:
         run.ema.update_parameters(run.core)
 

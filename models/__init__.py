@@ -84,11 +84,11 @@ def build_detector(
 
 
 def _match(forms: dict[str, Callable], arch: str) -> tuple[Callable, str] | None:
-    """The function of the first form that `arch` has, and what stands for <...> in it."""
+    """The function of the first form that `arch` has, and what stands for <...> in it, if it has that."""
     for form, make in forms.items():
         match = re.fullmatch(re.sub("<.*>", "(.+)", form), arch)
         if match:
-            return make, match[1]
+            return make, "".join(match.groups())
     return None
 
 
@@ -98,23 +98,25 @@ def wrapper_of(arch: str) -> type[Classifier]:
     return found[0] if found else Classifier
 
 
-def build(arch: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+def build(arch: str, num_classes: int, in_channels: int, image_size: int, **options) -> nn.Module:
     """A network without trained weights: (N, in_channels, H, W) normalised images to (N, num_classes) logits.
 
     arch: a name of one of the forms of MODELS. image_size: pixels, for the networks that need to know it (most
-    transformers).
+    transformers). options: of timm.
     """
     make, name = resolve(arch)
-    options = {"img_size": image_size} if timm.get_pretrained_cfg(ALIASES.get(name, name)).fixed_input_size else {}
+    if name and timm.get_pretrained_cfg(ALIASES.get(name, name)).fixed_input_size:
+        options["img_size"] = image_size
     return make(name, num_classes, in_channels, **options)
 
 
 def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
-    """The function of MODELS for a name, and timm's name inside it; UserError lists the choices."""
+    """The function of MODELS for a name, and timm's name inside it, if any; UserError lists the choices."""
     for form, make in MODELS.items():
         match = re.fullmatch(form.replace("<timm>", "(.+)"), arch)
-        if match and timm.is_model(ALIASES.get(match[1], match[1])):
-            return make, match[1]
+        name = "".join(match.groups()) if match else ""
+        if match and (not match.groups() or timm.is_model(ALIASES.get(name, name))):
+            return make, name
     core = re.sub(r"^(class|bag|pooled|duo)_|(_large)?_dropout$|_arcface$|_cam$", "", arch)
     near = get_close_matches(core, timm.list_models(), n=3)
     raise UserError(

@@ -22,13 +22,14 @@ def read_weights(path: str | Path, what: str) -> dict:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{what} {path} is not a readable checkpoint of plain tensors: {first_line(error)}") from error
+        why = first_line(error).partition(" Re-running")[0]  # torch's advice, to run the code that is in the file
+        raise UserError(f"{what} {path} is not a readable checkpoint of plain tensors: {why}") from error
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds a {type(content).__name__}; a checkpoint or state dict is right")
     return content
 
 
-def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> list[str]:
+def load_pretrained(net: nn.Module, source: str) -> list[str]:
     """Start `net` from `source`: a file, or "efficientnet-lite0" for the packaged ImageNet weights.
 
     A stem of 3 channels is widened to the net's (see `widen_stem`), the position embedding of a transformer trained at
@@ -42,13 +43,14 @@ def load_pretrained(net: nn.Module, source: str, flag: str = "--pretrained") -> 
     if source == PACKAGED:
         weights = _packaged(core)
     else:
-        weights = {densenet_name(name): value for name, value in _state_dict(read_weights(source, flag)).items()}
+        weights = _state_dict(read_weights(source, "--pretrained"))
+        weights = {densenet_name(name): value for name, value in weights.items()}
     weights = _renamed(weights, own)
     fitting = fitting_weights(weights, own)
     found = sum(own[name].numel() for name in fitting)
     if found < sum(own[name].numel() for name in core) / 2:
         raise UserError(
-            f"{flag} {source} does not fit --arch: of its weights ({some(weights)}) only {len(fitting)} of "
+            f"--pretrained {source} does not fit --arch: of its weights ({some(weights)}) only {len(fitting)} of "
             f"{len(own)} have this network's names and shapes ({some(own)})"
         )
     net.load_state_dict(fitting, strict=False)

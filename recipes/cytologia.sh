@@ -18,6 +18,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 FOLDS=${FOLDS:-0 1 2 3} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
+case "$*" in "" | --demo) ;; *) echo "cytologia.sh: error: $* is not known; --demo is right" >&2 && exit 2 ;; esac
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_cytologia} FOLDS=0
     DATA=${DATA:-$OUT/data} BACKGROUNDS=${BACKGROUNDS:-24} WORST=${WORST:-0} ROUNDS=${ROUNDS:-1}

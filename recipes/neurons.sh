@@ -15,6 +15,7 @@ CLASSES=${CLASSES:-shsy5y,astro,cort}
 own=(--competition neurons --classes "$CLASSES")
 types=$(($(tr -cd , <<< "$CLASSES" | wc -c) + 1))
 
+case "$*" in "" | --demo) ;; *) echo "neurons.sh: error: $* is not known; --demo is right" >&2 && exit 2 ;; esac
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_neurons}
     DATA=${DATA:-$OUT/data}

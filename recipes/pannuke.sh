@@ -15,6 +15,7 @@ GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 own=(--competition pannuke)
 if [ -n "${CLASSES:-}" ]; then own+=(--classes "$CLASSES"); fi
 
+case "$*" in "" | --demo) ;; *) echo "pannuke.sh: error: $* is not known; --demo is right" >&2 && exit 2 ;; esac
 if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_pannuke} FOLDS=${FOLDS:-0}
     DATA=${DATA:-$OUT/data}

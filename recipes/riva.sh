@@ -8,8 +8,9 @@
 # --stage detect|classify|both     what to train (default: both)
 #
 # Settings: OUT (folder to write), FOLDS (such as "0 1 2 3 4"; default "0"), DETECTORS and CLASSIFIERS (networks, all of
-# them are fused and averaged), FUSE (wbf, centre, nms), ROUNDS (2: the classifiers learn once more, from what they say
-# of the test images), GPU, WORKERS. Run it again after an interruption: it goes on.
+# them are fused and averaged; NAME:WEIGHTS begins with a file of weights, as published with ImageNet's), PART (test, or
+# val: find, name and score the cells of images/val), FUSE (wbf, centre, nms), ROUNDS (2: the classifiers learn once
+# more, from what they say of the test images), GPU, WORKERS. Run it again after an interruption: it goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
@@ -17,8 +18,8 @@ MODE=full STAGE=both DEMO=
 while [ $# -gt 0 ]; do
     case $1 in
     --demo) DEMO=1 ;;
-    --mode) MODE=$2 && shift ;;
-    --stage) STAGE=$2 && shift ;;
+    --mode) MODE=${2:?test or full} && shift ;;
+    --stage) STAGE=${2:?detect, classify or both} && shift ;;
     *) echo "riva.sh: error: $1 is not known; --demo, --mode test|full, --stage detect|classify|both" >&2 && exit 2 ;;
     esac
     shift
@@ -26,7 +27,8 @@ done
 case $MODE in test | full) ;; *) echo "riva.sh: error: --mode $MODE must be test or full" >&2 && exit 2 ;; esac
 case $STAGE in detect | classify | both) ;; *) echo "riva.sh: error: --stage $STAGE must be detect, classify or both" >&2 && exit 2 ;; esac
 
-FOLDS=${FOLDS:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)} FUSE=${FUSE:-wbf} ROUNDS=${ROUNDS:-1} SPLIT=riva_folds5
+FOLDS=${FOLDS:-0} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)} FUSE=${FUSE:-wbf} PART=${PART:-test} ROUNDS=${ROUNDS:-1} SPLIT=riva_folds5
+END=$([ "$PART" = test ] || echo "_$PART") # of the names of what is written
 if [ "$DEMO" ]; then
     OUT=${OUT:-demo_riva} DATA=${DATA:-${OUT}/data}
     echo "== make images"
@@ -36,13 +38,13 @@ if [ "$DEMO" ]; then
     detect=("${small[@]}" --img_size 384 --crop_size 384 --epochs 8 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --warmup_epochs 0.5 --ema 0.98)
     classify=("${small[@]}" --img_size 96 --crop_size 96 --epochs 6 --batch_size 32 --lr 1e-3 --warmup_epochs 0.5 --ema 0.9)
 else
-    OUT=${OUT:-results_riva} DATA=${DATA:?is the folder of the competition; or give --demo}
+    OUT=${OUT:-results_riva$([ $MODE = full ] || echo _$MODE)} DATA=${DATA:?is the folder of the competition; or give --demo}
     DETECTORS=${DETECTORS:-centernet_resnet50} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_b2}
     detect=() classify=()
     if [ $MODE = test ]; then detect=(--img_size 512 --crop_size 512 --epochs 5) classify=(--epochs 5); fi
 fi
 again=(--epochs 5 --lr 3e-5) # of a further round
-META=$OUT/meta CROPS=$OUT/crops RESULTS=$OUT/results TABLES=$OUT/tables
+META=$OUT/meta CROPS=$OUT/crops RESULTS=$OUT/results TABLES=$OUT/tables$END
 export PODIUM_TIMES=$OUT/times.jsonl # where each command notes how long it took, for the report
 own=(--competition riva)
 folds=(--folds_dir "$OUT/cv_folds" --split_name $SPLIT)
@@ -57,44 +59,46 @@ find_cells "$train_csv" "$DATA/images/train" train --finder truth
 python makefolds.py "${own[@]}" --metadata "$train_csv" --cell_metadata "$META/train_cell.csv" "${folds[@]}"
 
 echo "== train"
-train() { # name, fold, then flags
-    python train.py "${own[@]}" --out_dir "$1" --fold "$2" --result_dir "$RESULTS" "${folds[@]}" --gpu_id "$GPU" \
-        --workers "$WORKERS" "${@:3}"
+train() { # kind and network, perhaps with weights, fold, what its name ends in, then flags
+    IFS=: read -r arch weights <<< "$2"
+    python train.py "${own[@]}" --out_dir "$1_$arch$4" --arch "$arch" ${weights:+--pretrained "$weights"} --fold "$3" \
+        --result_dir "$RESULTS" "${folds[@]}" --gpu_id "$GPU" --workers "$WORKERS" "${@:5}"
 }
 for fold in $FOLDS; do
     if [ $STAGE != classify ]; then
-        for arch in $DETECTORS; do
-            train "detect_$arch" "$fold" --arch "$arch" --metadata "$train_csv" --root_dir "$DATA/images/train" "${detect[@]}"
+        for one in $DETECTORS; do
+            train detect "$one" "$fold" "" --metadata "$train_csv" --root_dir "$DATA/images/train" "${detect[@]}"
         done
     fi
     if [ $STAGE != detect ]; then
-        for arch in $CLASSIFIERS; do
-            train "classify_$arch" "$fold" --arch "$arch" --cell cell --img_path "$CROPS" "${classify[@]}"
+        for one in $CLASSIFIERS; do
+            train classify "$one" "$fold" "" --cell cell --img_path "$CROPS" "${classify[@]}"
         done
     fi
 done
 if [ $STAGE != both ]; then exit; fi
 
-echo "== find the cells of the test images with all detectors, three views each"
-weights=
+echo "== find the cells of the $PART images with all detectors, three views each"
+finders=
 for fold in $FOLDS; do
-    for arch in $DETECTORS; do weights+=",$RESULTS/models/detect_$arch/fold$fold/best.pth"; done
+    for one in $DETECTORS; do finders+=",$RESULTS/models/detect_${one%%:*}/fold$fold/best.pth"; done
 done
-sample=$DATA/sample_submission.csv
-if [ ! -e "$sample" ]; then sample=$DATA/images/test; fi # a folder names its images
-find_cells "$sample" "$DATA/images/test" test --weights "${weights:1}" --augment default,fliplr,flipud --fuse "$FUSE" \
+sample=$DATA/sample_submission.csv IMAGES=$DATA/images/$PART
+if [ "$PART" != test ] || [ ! -e "$sample" ]; then sample=$IMAGES; fi # a folder names its images
+find_cells "$sample" "$IMAGES" "$PART" --weights "${finders:1}" --augment default,fliplr,flipud --fuse "$FUSE" \
     --score_threshold 0.01 --max_cells 100
 cells=$META/$(basename "$sample" .csv)_cell.csv
 
 name_cells() { # what the classifiers' names end in: eight views of each cell, all opinions combined
-    config=$OUT/ensemble.csv
+    config=$OUT/ensemble$END.csv
     python -c 'from competitions.riva import CLASSES; print("Predictions,Type," + ",".join(CLASSES))' > "$config"
     for arch in $CLASSIFIERS; do
+        arch=${arch%%:*}
         for fold in $FOLDS; do
-            python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir "classify_$arch$1" --fold "$fold" --dataset test \
+            python test.py "${own[@]}" --base_dir "$RESULTS" --out_dir "classify_$arch$1" --fold "$fold" --dataset "$PART" \
                 --cellorimage cell --img_dir "$CROPS" --augment all --gpu_id "$GPU" --workers "$WORKERS"
         done
-        python convertpredictions.py "${own[@]}" --dataset test --augment all --model "classify_$arch$1" --epoch best \
+        python convertpredictions.py "${own[@]}" --dataset "$PART" --augment all --model "classify_$arch$1" --epoch best \
             --folds "${FOLDS// /,}" --cellorimage cell --seeds 0 --predictions_path "$RESULTS/submissions" \
             --meta_csv_path "$sample" --cell_meta_csv_path "$cells" --out_path "$TABLES"
         echo "probabilities_classify_$arch$1_best.csv,cell,1,1,1,1,1,1,1,1" >> "$config"
@@ -107,31 +111,33 @@ name_cells ""
 before=
 for round in $(seq 2 "$ROUNDS"); do
     echo "== round $round: learn from what all classifiers say of the test images, classify again"
-    python pseudolabels.py "${own[@]}" --tables "$OUT/ensemble_ensemble.csv" --metadata "$sample" --cell_metadata "$cells" \
+    python pseudolabels.py "${own[@]}" --tables "$OUT/ensemble_ensemble$END.csv" --metadata "$sample" --cell_metadata "$cells" \
         --least 0.5 --out "$OUT/pseudo_labels_$round.csv"
-    for arch in $CLASSIFIERS; do
+    for one in $CLASSIFIERS; do
         for fold in $FOLDS; do
-            train "classify_${arch}_$round" "$fold" --arch "$arch" --cell cell --img_path "$CROPS" "${classify[@]}" "${again[@]}" \
-                --dataset train,test --pseudo_labels "$OUT/pseudo_labels_$round.csv" --preload self \
-                --resume "$RESULTS/models/classify_$arch$before/fold$fold/best.pth"
+            train classify "$one" "$fold" "_$round" --cell cell --img_path "$CROPS" "${classify[@]}" "${again[@]}" \
+                --dataset "train,$PART" --pseudo_labels "$OUT/pseudo_labels_$round.csv" --preload self \
+                --resume "$RESULTS/models/classify_${one%%:*}$before/fold$fold/best.pth"
         done
     done
     before=_$round
     name_cells "$before"
 done
-mv "$OUT/submission_ensemble.csv" "$OUT/submission.csv"
+submission=$OUT/submission$END.csv
+mv "$OUT/submission_ensemble$END.csv" "$submission"
 
 truth=()
-if [ -e "$DATA/annotations/test.csv" ]; then
+if [ -e "$DATA/annotations/$PART.csv" ]; then
     echo "== score"
-    truth=(--truth "$DATA/annotations/test.csv")
-    python evaluate.py "${own[@]}" "${truth[@]}" --submission "$OUT/submission.csv"
-    python evaluate.py "${own[@]}" "${truth[@]}" --cell_meta_csv_path "$cells" --probabilities "$OUT/ensemble_ensemble.csv" --out_path "$OUT"
+    truth=(--truth "$DATA/annotations/$PART.csv")
+    python evaluate.py "${own[@]}" "${truth[@]}" --submission "$submission"
+    python evaluate.py "${own[@]}" "${truth[@]}" --cell_meta_csv_path "$cells" --probabilities "$OUT/ensemble_ensemble$END.csv" --out_path "$OUT"
 fi
 echo "== draw"
-python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$sample" --root_dir "$DATA/images/test" --cell_meta_csv_path "$cells" \
-    --probabilities "$OUT/ensemble_ensemble.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
-python report.py "$OUT" "${own[@]}" "${truth[@]}" --root_dir "$DATA/images/test"
+python visualize.py overlays "${own[@]}" --score_threshold 0.3 --metadata "$sample" --root_dir "$IMAGES" --cell_meta_csv_path "$cells" \
+    --probabilities "$OUT/ensemble_ensemble$END.csv" "${truth[@]}" --limit 4 --out_path "$OUT/pictures"
+python report.py "$OUT" "${own[@]}" "${truth[@]}" --root_dir "$IMAGES" --submission "$submission" --cell_meta_csv_path "$cells" \
+    --probabilities "$OUT/ensemble_ensemble$END.csv"
 echo
-echo "submission: $OUT/submission.csv"
+echo "submission: $submission"
 echo "report:     $OUT/report.html; pictures: $OUT/pictures and $RESULTS/models/*/fold*/curves.png"

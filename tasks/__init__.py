@@ -7,7 +7,6 @@ takes the weights that the flags name; `say` tells the user something.
 from collections.abc import Callable
 
 from engine.train import Task
-from models import task_of
 from tasks import classify, detect, segment
 
 # The kind of an --arch (models.task_of) -> what prepares it.
@@ -17,4 +16,4 @@ TASKS: dict[str, Callable[..., Task]] = {
     "segment": segment.prepare,
 }
 
-__all__ = ["TASKS", "task_of"]
+__all__ = ["TASKS"]

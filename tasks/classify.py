@@ -74,7 +74,8 @@ def network(
 ) -> Classifier:
     """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
     torch.manual_seed(args.seed)
-    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size)
+    dropout = {"drop_rate": args.drop_rate} if args.drop_rate else {}  # timm's networks without such a head refuse it
+    net = build(args.arch, args.num_classes, args.in_channels, args.crop_size, **dropout)
     criterion = build_loss(args.loss, class_weights(competition, targets), args.label_smoothing)
     options = weak_labels.model_options(args, len(targets))
     model = wrapper_of(args.arch)(net, criterion, competition.MEAN, competition.STD, **options)

@@ -12,8 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from augment.scenes import SCENES
+from cells.images import image_folder
 from common.errors import UserError, choose, some
-from common.files import existing
 from competitions import Competition
 from engine.data import Batches, batches_of, loader
 from engine.samples import read_fold
@@ -37,7 +37,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
 
 def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes, Scenes]:
     """Training and validation images of the fold with their labelled cells."""
-    root = existing(args.root_dir, "--root_dir")
+    root = image_folder(args.root_dir, "--root_dir")
     cells = without_background(competition.read_cells(args.metadata, root=root), competition)
     canvas = canvas_of(cells, args.img_size)
     parts = []

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from augment.maps import MAPS, canvas_in
 from augment.scenes import fitted
+from cells.images import image_folder
 from cells.instances import bordered_instances, class_instances, class_map
 from common.errors import UserError, choose, some
-from common.files import existing
 from competitions import Competition
 from engine.data import Batches, balanced_weights, batches_of, loader
 from engine.maps import Maps
@@ -44,7 +44,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
 
 def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, Maps, np.ndarray | None]:
     """Training and validation images of the fold with their class maps; with --sample, how often each is drawn."""
-    root = existing(args.root_dir, "--root_dir")
+    root = image_folder(args.root_dir, "--root_dir")
     cells, canvas = None, (args.img_size, args.img_size)
     if not hasattr(competition, "read_masks"):
         cells = competition.read_cells(args.metadata, root=root)

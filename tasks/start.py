@@ -21,6 +21,8 @@ def start_weights(args: argparse.Namespace, model: nn.Module, net: nn.Module, sa
     elif args.pretrained:
         fresh = load_pretrained(net, args.pretrained)
         say(f"--pretrained {args.pretrained}: layers with a random start: {some(fresh) or 'none'}")
+    else:
+        say("no --pretrained weights: the whole network has a random start")
 
 
 def freeze(args: argparse.Namespace, net: nn.Module) -> None:

@@ -49,5 +49,5 @@ def test_made_up_cells_have_masks(tmp_path):
     assert len(cells) == 30
     assert set(cells["ImageID"]) == set(truth["ImageID"])
     assert all(decode_mask(text, 256, 256).any() for text in cells["PredictionString"])
-    with np.load(tmp_path / "raw" / "cell" / "fold0" / "epoch_006" / "default_seed1" / "prob_test.npz") as raw:
+    with np.load(tmp_path / "raw" / "cell" / "fold0" / "epoch_006" / "default_seed0" / "prob_test.npz") as raw:
         assert raw["ids"].tolist() == cells["Image"].tolist()

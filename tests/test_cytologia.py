@@ -1,5 +1,6 @@
 """Cytologia's files: reading, refusing, counts and padding, the score, cleaning; the real tables where they are."""
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import competitions
 import ensemble
 import evaluate
+import train
 from cells.cleaning import noisy_boxes, noisy_images, remove_cells
 from cells.table import write_table
 from common.errors import UserError
@@ -42,6 +45,12 @@ def images(tmp_path) -> Path:
     for name, shape in (("a.jpg", (200, 320, 3)), ("b.jpg", (60, 200, 3)), ("c.jpg", (40, 50, 3))):
         cv2.imwrite(str(folder / name), np.full(shape, 128, np.uint8))
     return folder
+
+
+@pytest.mark.parametrize(("epochs", "mosaics"), [(None, 95), (150, 135), (20, 5), (8, 0)])
+def test_the_last_fifteen_epochs_are_without_mosaics(epochs, mosaics):
+    args = argparse.Namespace(arch="yolox_s", epochs=epochs, competition="cytologia")
+    assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == mosaics
 
 
 def test_the_table_is_read(truth, images) -> None:
@@ -189,7 +198,7 @@ def test_the_road_ends_in_a_submission(tmp_path, capsys) -> None:
     assert "1.0000" in capsys.readouterr().out.splitlines()[-1]
     assert cytologia.score(tmp_path / "submission_one.csv", truth, classes)["Score"].iloc[-1] == 1
     arguments[arguments.index(tmp_path / "test.csv")] = truth
-    with pytest.raises(UserError, match="--submission 1 needs test.csv as --meta_csv"):
+    with pytest.raises(UserError, match="a submission is made from test.csv, and .* is not like it"):
         ensemble.main([str(word) for word in (tmp_path / "one.csv", *arguments)])
 
 

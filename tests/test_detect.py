@@ -256,6 +256,7 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
         (["--sample", "8"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
         (["--mixup", "0.4"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
         (["--img_size", "100"], f"--img_size 100 must be a multiple of 32 for --arch {ARCH}"),
+        (["--drop_rate", "0.5"], "--drop_rate 0.5 must be from 0 to below 1, for finders"),
         (["--arch", "maskrcnn_resnet18", "--mosaic_epochs", "1", "--augment", "none"], "mosaics have no masks"),
         (["--preload", "bestfitting", "--resume", "x.pth"], "--preload bestfitting is for classifiers"),
     ],
@@ -268,7 +269,7 @@ def test_bad_training_flags(data, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--finder must be given for cytologia: network with --weights, or truth"),
+        ([], "--finder must be given for cytologia: otsu, texture, truth, or --weights"),
         (["--finder", "watershed"], "--finder watershed is for the channels of hpa"),
         (["--finder", "network"], "--finder network needs --weights"),
         (["--finder", "truth", "--weights", "x.pth"], "--finder truth does not use --weights, it belongs to network"),

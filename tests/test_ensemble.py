@@ -357,7 +357,7 @@ def test_a_configuration_without_rows(data: Path) -> None:
 
 def test_a_submission_needs_the_sample(data: Path) -> None:
     pd.DataFrame({"ID": list(IMAGES), "Label": "0"}).to_csv(data / "train.csv", index=False)
-    with pytest.raises(UserError, match=r"--submission 1 needs sample_submission\.csv"):
+    with pytest.raises(UserError, match=r"a submission is made from sample_submission\.csv, and"):
         run(data, "--meta_csv", str(data / "train.csv"))
 
 

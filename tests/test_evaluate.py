@@ -1,6 +1,7 @@
 """evaluate.py against the competition's words carried out on pixels, and what it refuses."""
 
 import base64
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -291,5 +292,13 @@ def test_the_boxes_of_a_cells_table(tmp_path, capsys):
         evaluate.main(flags)
         assert "which class the cells have is not known" in capsys.readouterr().out
         assert pd.read_csv(tmp_path / "score_mine.csv")["Class"].tolist() == ["any class", "mean"]
+    for label in ("LY", "0|1", "99", "-1", "1.5"):
+        cells.assign(Label=["0", label, "1"]).to_csv(tmp_path / "cells.csv", index=False)
+        with pytest.raises(UserError, match=rf"cells.csv: the Label '{re.escape(label)}' of a.png, cell 2, must be"):
+            evaluate.main(flags)
+    with pytest.raises(UserError, match="--names is for submissions; leave it out"):
+        evaluate.main([*flags, "--names", "mine"])
+    with pytest.raises(UserError, match="--probabilities is for a cells table; leave it out"):
+        evaluate.main([*flags[:6], "--submission", "s.csv", "--probabilities", "absent.csv"])
     with pytest.raises(UserError, match="give either --submission or --cell_meta_csv_path"):
         evaluate.main(flags[:6])

@@ -521,7 +521,7 @@ def test_a_submission_without_cells_is_valid(name, tmp_path):
         (ROWS, ["--cell_weight", "3"], "--cell_weight 3.0 must lie in 0..1"),
         (ROWS, ["--batch_size", "0"], "--batch_size 0 must be at least 1"),
         (ROWS, ["--finder", "nope"], "--finder nope is not known"),
-        (ROWS, ["--metadata", "DATA/train.csv"], "needs sample_submission.csv as"),
+        (ROWS, ["--metadata", "DATA/train.csv"], "a submission is made from sample_submission.csv, and"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_done(home, tmp_path, rows, more, message):

@@ -82,20 +82,8 @@ def test_ids_are_unique_over_the_classes_and_each_has_its_class():
     np.testing.assert_array_equal(labels > 0, types > 0)
 
 
-def test_a_cell_of_two_opinions_is_one_cell_when_split_together():
-    cell = discs((40, 40, 12))
-    left = cell.astype(bool) & (np.arange(120) < 44)
-    probs = np.stack([np.where(left, 0.6, 0.3) * cell, np.where(left, 0.3, 0.6) * cell, 1.0 - cell])
-    apart, classes = class_instances(probs, background=2)
-    assert len(classes) == apart.max() == 2
-    labels, classes = class_instances(probs, background=2, joint=True)
-    assert classes.tolist() == [0] and labels.max() == 1
-    np.testing.assert_array_equal(labels > 0, cell > 0)
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_background_everywhere_is_no_cell(joint):
-    labels, classes = class_instances(np.stack([np.zeros((9, 9)), np.ones((9, 9))]), 1, joint)
+def test_background_everywhere_is_no_cell():
+    labels, classes = class_instances(np.stack([np.zeros((9, 9)), np.ones((9, 9))]), 1)
     assert not labels.any() and len(classes) == 0
 
 

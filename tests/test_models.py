@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import models
 from common.errors import UserError
 from engine.optimizers import freeze_but_last
 from losses import LOSSES
@@ -99,6 +100,23 @@ def test_features_are_pooled_as_maps():
     tokens = net.backbone.forward_features(images)
     assert tokens.shape == (1, 5, 192)
     torch.testing.assert_close(net.features(images)[0, :, :, 0].T, tokens[0, 1:])
+
+
+def test_networks_with_a_name_of_their_own(monkeypatch):
+    """README: named in MODELS or DETECTORS, and that is all; a name need not hold one of timm's."""
+
+    def tiny(name, classes, channels):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
+    assert models.task_of("tiny") == "classify" and models.wrapper_of("tiny") is Classifier
+    assert build("tiny", 5, 3, 64)(torch.zeros(2, 3, 9, 9)).shape == (2, 5)
+    monkeypatch.setitem(models.DETECTORS, "mine", lambda name, *rest: (name, rest))
+    assert models.task_of("mine") == "detect" and models.build_detector("mine", 1, 3, (0,), (1,))[0] == ""
+
+
+def test_dropout_of_timms_own_head():
+    assert build("tf_efficientnet_lite0", 3, 3, 64, drop_rate=0.3).drop_rate == 0.3
 
 
 @pytest.mark.parametrize("arch", ["densenet121x", "class_densenet121x_dropout", "class_densenet121x_large_dropout"])

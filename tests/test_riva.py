@@ -1,6 +1,7 @@
 """RIVA's files: reading, refusing, the submission in both forms, the score; the real Pap smears where they are."""
 
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,8 @@ import pytest
 
 import ensemble
 import evaluate
+import makefolds
+import segment
 from cells.boxes import to_centres
 from cells.table import write_table
 from common.errors import UserError
@@ -69,6 +72,30 @@ def test_annotations_in_a_doubled_folder_are_read(tmp_path) -> None:
     write(tmp_path / "annotations" / "annotations" / "train.csv", *ROWS)
     assert len(riva.read_cells(tmp_path / "annotations" / "train.csv")) == 3
     assert len(riva.read_metadata(tmp_path / "annotations" / "train.csv")) == 2
+
+
+def test_programs_find_doubled_folders(truth, images, tmp_path) -> None:
+    """A download's annotations/annotations/train.csv and images/images/train, named without the doubling."""
+    (tmp_path / "twice" / "twice").mkdir(parents=True)
+    table = tmp_path / "twice" / "truth.csv"
+    shutil.copy(truth, tmp_path / "twice" / "twice" / "truth.csv")
+    shutil.copytree(images / "val", tmp_path / "images" / "images" / "train")
+    flags = ["--competition", "riva", "--metadata", str(table)]
+    found = ["--root_dir", str(tmp_path / "images" / "train"), "--finder", "truth", "--workers", "0"]
+    folders = [f"--{name}={tmp_path / name}" for name in ("meta_dir", "crop_dir", "img_dir", "cache_dir")]
+    assert not segment.main([*flags, *found, *folders])
+    own = ["--folds_dir", str(tmp_path / "folds"), "--split_name", "held", "--holdout", "1", "--tables"]
+    makefolds.main([*flags, *own])
+    rows = [line for fold in (0, 1) for line in (tmp_path / f"folds/held/fold{fold}.csv").read_text().splitlines()[1:]]
+    assert sorted(rows) == sorted(truth.read_text().splitlines()[1:])
+
+
+def test_an_image_without_cells_needs_no_box(tmp_path) -> None:
+    path = write(tmp_path / "val.csv", *ROWS, "empty.png,,,,,,")
+    assert len(riva.read_cells(path)) == 3 and riva.read_labels(path)["Label"].tolist()[-1] == ""
+    for row, column in ((f"{ROWS[0].split(',')[0]},,5,100,100,NILM,0", "x"), ("empty.png,0,0,a,0,,", "width")):
+        with pytest.raises(UserError, match=rf"val.csv row 5, column {column}: .* is not a finite number"):
+            riva.read_cells(write(tmp_path / "val.csv", *ROWS, row))
 
 
 def test_an_image_without_cells_has_a_row_without_a_class(tmp_path) -> None:
