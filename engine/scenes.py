@@ -27,7 +27,7 @@ class Scenes(Dataset):
     An item is asked for by an `Item` and is (image (C, height, width) uint8, {"boxes", "labels", "masks"}, index);
     without `masks` it has none. cells: a cells table with a column Label, as competition.read_cells gives it.
     canvas: (height, width) of every item. single: all cells are of class 0. mosaic_epochs: the first so many epochs
-    show mosaics of four scenes, mixed with a fifth (YOLOX); targets then say whether these have ended, in "late".
+    show mosaics of four scenes, mixed with a fifth (YOLOX); targets say whether these have ended, in "late".
     """
 
     competition: Competition

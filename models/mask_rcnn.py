@@ -74,7 +74,7 @@ class MaskRCNN(nn.Module):
 def to_parts(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A target as torchvision wants it, where the label 0 is the background; without boxes that have no area."""
     good = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(1)
-    own = {name: values[good] for name, values in target.items()}
+    own = {name: target[name][good] for name in ("boxes", "labels", "masks")}
     return own | {"labels": own["labels"] + 1}
 
 
