@@ -6,10 +6,11 @@
 #   bash recipes/cytologia.sh --demo                     made-up smears, small networks, no downloads
 #   DATA=path/to/cytologia bash recipes/cytologia.sh     DATA holds train.csv, train/, test.csv, test/
 #
-# Settings: OUT (folder to write), FOLDS (default "0 1 2 3"), DETECTOR, YOLOX (a file of COCO weights to start from),
-# BACKGROUNDS (images without cells to make), WORST (images that the detectors contradict most, left out of what the
-# classifiers see), CLASSIFIERS (below), ROUNDS (1, or 2 with pseudo-labels), GPU, WORKERS. Run it again: it goes on.
+# Settings: OUT (folder to write), FOLDS (default "0 1 2 3"), DETECTORS and CLASSIFIERS (below), YOLOX (a file of COCO
+# weights to start from), BACKGROUNDS (images without cells to make), WORST (images that the detectors contradict most,
+# left out of what the classifiers see), ROUNDS (1, or 2 with pseudo-labels), GPU, WORKERS. Run it again: it goes on.
 #
+# DETECTORS: NAME:SIZE:EPOCHS joined by spaces; their finds are fused. Published: "yolox_s:640:110 yolox_s:512:150".
 # CLASSIFIERS: timm names joined by spaces; all are averaged, a group each. NAME+background also knows crops without a
 # cell as a class. NAME:SIZE:WEIGHTS:BLOCKS: pixels, a file of weights to start from, the last blocks that are trained.
 # Published: "tf_efficientnetv2_m:512 vit_large_patch16_224:224 vit_large_patch16_224+background:224 nextvit_large:384
@@ -24,7 +25,7 @@ if [ "${1:-}" = --demo ]; then
     DATA=${DATA:-$OUT/data} BACKGROUNDS=${BACKGROUNDS:-24} WORST=${WORST:-0} ROUNDS=${ROUNDS:-1}
     echo "== make images"
     python synthesize.py --competition cytologia --out_dir "$DATA" --train 240 --test 40 --seed 1 --class_balance flat --jobs $((WORKERS > 0 ? WORKERS : 1))
-    DETECTOR=${DETECTOR:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
+    DETECTORS=${DETECTORS:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
     small=(--pretrained efficientnet-lite0 --optimizer AdamW --warmup_epochs 0.5 --lr 1e-3)
     detect=("${small[@]}" --img_size 192 --crop_size 192 --augment riva --mosaic_epochs 0 --epochs 5 --batch_size 8 --backbone_lr 0.5 --ema 0.98)
     classify=("${small[@]}" --img_size 96 --crop_size 96 --epochs 12 --batch_size 32 --ema 0.95)
@@ -33,7 +34,7 @@ if [ "${1:-}" = --demo ]; then
 else
     OUT=${OUT:-results_cytologia} DATA=${DATA:?is the folder of the challenge; or give --demo}
     BACKGROUNDS=${BACKGROUNDS:-400} WORST=${WORST:-28} ROUNDS=${ROUNDS:-2}
-    DETECTOR=${DETECTOR:-yolox_s} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnetv2_m}
+    DETECTORS=${DETECTORS:-yolox_s} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnetv2_m}
     detect=(${YOLOX:+--pretrained "$YOLOX"}) classify=() whole=()
     again=(--epochs 8 --lr 1e-4)
 fi
@@ -67,11 +68,16 @@ python findduplicates.py "${own[@]}" --metadata "$DATA/train.csv" --root_dir "$D
 clean "$OUT/clean"
 
 echo "== train the detectors"
-weights=
+weights=()
 for fold in $FOLDS; do
-    train Detector "$fold" "${wider[@]}" --num_classes 1 --arch "$DETECTOR" --metadata "$CLEAN/train.csv" \
-        --root_dir "$CLEAN/images" --split_name wider "${detect[@]}"
-    weights+=",$RESULTS/models/Detector/fold$fold/best.pth"
+    weights[fold]=
+    for detector in $DETECTORS; do
+        IFS=: read -r name size epochs <<< "$detector"
+        train "detect_$name$size" "$fold" "${wider[@]}" --num_classes 1 --arch "$name" --metadata "$CLEAN/train.csv" \
+            --root_dir "$CLEAN/images" --split_name wider "${detect[@]}" ${size:+--img_size "$size" --crop_size "$size"} \
+            ${epochs:+--epochs "$epochs"}
+        weights[fold]+=",$RESULTS/models/detect_$name$size/fold$fold/best.pth"
+    done
 done
 fuse=(--score_threshold 0.001 --nms_iou 0.3 --fuse wbf --fuse_iou 0.25 --max_cells 20) # published
 if [ "$WORST" -gt 0 ]; then
@@ -79,14 +85,15 @@ if [ "$WORST" -gt 0 ]; then
     found=()
     for fold in $FOLDS; do
         find_cells "$CLEAN/wider/fold$fold.csv" "$CLEAN/images" "fold$fold" "${wider[@]}" \
-            --weights "$RESULTS/models/Detector/fold$fold/best.pth" "${fuse[@]}"
+            --weights "${weights[fold]:1}" "${fuse[@]}"
         found+=("$META/fold${fold}_cell.csv")
     done
     clean "$OUT/cleaner" --found "${found[@]}" --worst "$WORST"
 fi
 
 echo "== find the cells of the test images: published thresholds"
-find_cells "$DATA/test.csv" "$DATA/test" test "${own[@]}" --weights "${weights:1}" "${fuse[@]}"
+every=$(printf %s "${weights[@]}")
+find_cells "$DATA/test.csv" "$DATA/test" test "${own[@]}" --weights "${every:1}" "${fuse[@]}"
 
 views=default,fliplr,flipud,flipud_lr
 learn() { # name, cell or image, folder, pseudo-labels, then flags: train in every fold, say what the test set shows
