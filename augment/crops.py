@@ -27,9 +27,11 @@ def random_crop(
     return resize(image[top : top + side, left : left + side], crop_size)
 
 
-def dihedral_crop(image: np.ndarray, crop_size: int, generator: np.random.Generator) -> np.ndarray:
+def dihedral_crop(
+    image: np.ndarray, crop_size: int, generator: np.random.Generator, resize: Resize = resize
+) -> np.ndarray:
     """A random crop (see `random_crop`), flipped up-down, left-right and transposed, each with even odds."""
-    image = random_crop(image, crop_size, generator)
+    image = random_crop(image, crop_size, generator, resize)
     flipud, fliplr, transpose = generator.integers(2, size=3)
     if flipud:
         image = image[::-1]

@@ -317,7 +317,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             "x.csv", csv({"ID": IDS, "A": [1, 0, 1], "B": 1}), lambda path: read_mask(path, CLASSES), anything
         ),
         "ensemble CSV": Reader(
-            "x.csv", csv({"Predictions": "p.csv", "Type": ["cell", "cell"], **weights}), opinions,
+            "x.csv", csv({"Predictions": "p.csv", "Type": ["cell", "bag"], **weights}), opinions,
             lambda found, _: all(np.isfinite(own).all() and (own >= 0).all() for _, own in found),
         ),
         "hashes": Reader(
