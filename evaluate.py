@@ -23,17 +23,7 @@ import pandas as pd
 
 import competitions
 from cells.boxes import best_match, iou
-from cells.table import (
-    BOX,
-    CELL_COLUMNS,
-    KEY,
-    certain,
-    match_rows,
-    read_header,
-    read_probabilities,
-    read_table,
-    write_table,
-)
+from cells.table import BOX, CELL_COLUMNS, KEY, certain, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
 from common.files import atomic, existing, sole_writer
 from common.say import say
@@ -113,9 +103,7 @@ def score_boxes(args: argparse.Namespace, competition: Competition) -> None:
     classes = competition.CLASSES
     truth = competition.read_cells(existing(args.truth, "--truth"), root=args.root_dir)
     columns = {**CELL_COLUMNS, **dict.fromkeys(BOX, float), "score": float}
-    if "Label" in read_header(args.cell_meta_csv_path, "--cell_meta_csv_path"):
-        columns["Label"] = str
-    cells = read_table(args.cell_meta_csv_path, columns, key=KEY)
+    cells = read_table(args.cell_meta_csv_path, columns, key=KEY, optional={"Label": str})
     unknown = cells["ImageID"][~cells["ImageID"].isin(competition.read_labels(args.truth)["ID"])]
     if len(unknown):
         raise UserError(f"{args.cell_meta_csv_path} has the image {unknown.iloc[0]}, which {args.truth} lacks")

@@ -183,10 +183,8 @@ def follow_images(path: str, images: pd.DataFrame, labelled: pd.DataFrame, name:
     Cells of an image that was dropped as a duplicate, one of `labelled` but not of `images`, are left out; so are,
     where the cells have labels of their own, cells without one.
     """
-    columns = {"Image": str, "ImageID": str, "CellID": int}
-    cells = read_table(path, columns, key=KEY)
-    if "Label" in cells:  # once more, as text
-        cells = read_table(path, {**columns, "Label": str}, key=KEY)
+    cells = read_table(path, {"Image": str, "ImageID": str, "CellID": int}, key=KEY, optional={"Label": str})
+    if "Label" in cells:
         cells = cells[cells["Label"] != ""]
     keys = cells[["ImageID"]].rename(columns={"ImageID": "ID"})
     match_rows(keys, labelled, ["ID"], name, exact=False)

@@ -37,7 +37,7 @@ import pandas as pd
 import competitions
 from cells.boxes import top
 from cells.pseudolabels import consistent, quantise
-from cells.table import KEY, match_rows, read_header, read_probabilities, read_table, write_table
+from cells.table import KEY, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run, some
 from common.files import sole_writer
 
@@ -111,9 +111,7 @@ def rows_of(args: argparse.Namespace, images: pd.DataFrame, competition) -> pd.D
         rows = images.rename(columns={"ID": "ImageID"}).assign(CellID=0, score=1.0)
         return rows.assign(Label=images.get("Label"))[[*KEY, "Label", "score"]]
     columns = {"ImageID": str, "CellID": int} | ({"Label": str} if competition.CELL_LABELS else {})
-    if "score" in read_header(args.cell_metadata, "--cell_metadata"):
-        columns["score"] = float
-    cells = read_table(args.cell_metadata, columns, key=KEY)
+    cells = read_table(args.cell_metadata, columns, key=KEY, optional={"score": float})
     which = match_rows(cells.rename(columns={"ImageID": "ID"}), images, ["ID"], args.metadata, exact=False)
     if "score" not in cells:
         cells["score"] = 1.0

@@ -39,24 +39,27 @@ def read_header(path: str | Path, what: str) -> list[str]:
 
 
 def read_table(
-    path: str | Path, columns: dict[str, type], key: Sequence[str] = (), dropped: bool = False
-) -> pd.DataFrame:
+    path: str | Path, columns: dict[str, type], key: Sequence[str] = (), dropped: bool = False,
+    optional: dict[str, type] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Read a CSV or Parquet table that has at least `columns` (name -> str, int or float), unique in `key`.
 
     Text stays text ("NA" and "007" are ids like any other); other columns keep the type that pandas finds.
-    dropped: keep the cells that were dropped at the border (`keep` 0).
+    dropped: keep the cells that were dropped at the border (`keep` 0). optional: columns that need not be there.
     UserError names the file and the missing column, the row and column without a value, or the doubled key.
     """
     path = existing(path, "table")
+    kinds = {**columns, **(optional or {})}
     try:
-        table = _read(path, columns)
+        table = _read(path, kinds)
     except Exception as error:  # a damaged Parquet file can fail in any way
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from error
     if not table.columns.is_unique:
         raise UserError(f"{path} has the column {some(table.columns[table.columns.duplicated()])} more than once")
     refuse_missing(table, columns, path)
-    for name, kind in columns.items():
-        table[name] = typed(table[name], kind, path)
+    for name, kind in kinds.items():
+        if name in table:
+            table[name] = typed(table[name], kind, path)
     if key:
         check_unique(table, key, str(path))
     return table if dropped else _kept(table)

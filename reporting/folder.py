@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from cells.table import KEY, read_table
+from cells.table import KEY, read_header, read_table
 from common.errors import UserError, some
 from common.times import FILE
 from engine.settings import read_settings
@@ -87,10 +87,8 @@ class Results:
 def header(path: Path) -> list[str]:
     """The columns of a table; none of a file that is not one."""
     try:
-        if path.suffix == ".parquet":
-            return pa.parquet.read_schema(path).names
-        return list(pd.read_csv(path, nrows=0).columns)
-    except (ValueError, pa.ArrowException):
+        return read_header(path, "table")
+    except UserError:
         return []
 
 
