@@ -25,7 +25,7 @@ from augment.maps import MAPS, MapMixup
 from augment.mixing import Mixing
 from augment.scenes import SCENES
 from cells.images import doubled
-from common.errors import UserError, at_least, choose, run
+from common.errors import UserError, at_least, choose, run, some
 from common.files import digest, sole_writer
 from competitions import Competition
 from engine.checkpoints import run_folder
@@ -52,6 +52,20 @@ DEFAULTS = {
 FINDERS = {
     "optimizer": "AdamW", "weight_decay": 1e-4, "scheduler": "onecycle", "lr": 3e-4, "epochs": 20, "batch_size": 4,
     "effective_batch": 4, "clipnorm": 1.0,
+}  # fmt: skip
+
+KINDS = {"classify": "classifiers", "detect": "detectors of boxes or masks", "segment": "networks of class maps"}
+HEEDED = {  # flags that only these kinds of network heed; given for another they are refused
+    ("classify",): (
+        "img_path", "cell", "dataset", "external", "external_groups", "soft_labels", "pseudo_labels", "labelmask",
+        "label_smoothing", "drop_rate", "cutmix", *weak_labels.FLAGS,
+    ),
+    ("classify", "segment"): ("loss", "sample", "balance", "mixup", "mix_share"),
+    ("segment",): (
+        "progressive", "borders", "border_reach", "tile", "diameter", "stretch", "raw", "checkpointing",
+    ),
+    ("detect", "segment"): ("metadata", "root_dir"),
+    ("detect",): ("mosaic_epochs",),
 }  # fmt: skip
 
 
@@ -147,11 +161,13 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    args = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
     competition = competitions.get(args.competition, args.classes, nuclei=args.cell == "nucleus")
     if args.batch_size and not args.effective_batch:
         args.effective_batch = args.batch_size
     defaults = defaults_of(args, competition)
+    check_heeded(args, parser)
     common = {**DEFAULTS, **weak_labels.defaults(args.arch), "num_classes": len(competition.CLASSES)}
     if task_of(args.arch) == "segment":
         common["loss"] = "DiceFocalBoundary"
@@ -183,24 +199,27 @@ def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
     return own
 
 
+def check_heeded(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse flags that a network of the kind of --arch does not heed; those that are off change nothing."""
+    kind = task_of(args.arch)
+    for kinds, names in HEEDED.items():
+        given = [f"--{name}" for name in names if getattr(args, name) not in (None, 0, parser.get_default(name))]
+        if given and kind not in kinds:
+            raise UserError(f"{some(given)}: for {' and '.join(map(KINDS.get, kinds))}, not for --arch {args.arch}")
+
+
 def check(args: argparse.Namespace, competition: Competition) -> None:
     """Refuse flags that contradict each other or the competition."""
     kind = task_of(args.arch)
     finder = kind != "classify"
     choose(MAP_LOSSES if kind == "segment" else LOSSES, args.loss, "--loss")
     choose({"classify": TRAIN, "detect": SCENES, "segment": MAPS}[kind], args.augment, "--augment")
-    if kind == "segment" and args.cutmix:
-        raise UserError("--cutmix is not for class maps; --mixup is")
     if args.progressive < 0 or args.progressive > args.img_size:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
-    if args.tile < 0 or (kind != "segment" and (args.tile or args.borders or args.stretch or args.raw)):
-        raise UserError(
-            "--tile, a number of pixels, --borders, --stretch and --raw are for class maps, --arch unet_<timm>"
-        )
     if args.diameter < 0 or (args.diameter and not args.tile):
         raise UserError(f"--diameter {args.diameter} must be a number of pixels, beside --tile; or 0")
-    if not 0 <= args.drop_rate < 1 or (finder and args.drop_rate):
-        raise UserError(f"--drop_rate {args.drop_rate} must be from 0 to below 1, for finders (--arch {args.arch}) 0")
+    if not 0 <= args.drop_rate < 1:
+        raise UserError(f"--drop_rate {args.drop_rate} must be from 0 to below 1")
     if not 0 <= args.balance <= 1:
         raise UserError(f"--balance {args.balance} must be from 0 to 1")
     if args.border_reach < 1:
@@ -222,17 +241,13 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     at_least(args, {
         **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size"), 1),
         **dict.fromkeys(("workers", "seed", "patience", "clipnorm", "skip_nonfinite", "swa_start", "mosaic_epochs",
-                         "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs"), 0),
+                         "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs", "tile"), 0),
     })  # fmt: skip
     if args.split_name is None:
         raise UserError(f"--split_name is missing: {args.competition} has no published one for --arch {args.arch}")
-    if kind == "detect" and (args.sample or args.mixup or args.cutmix):
-        raise UserError(f"--sample, --mixup and --cutmix are not for --arch {args.arch}, which finds boxes")
-    if args.mosaic_epochs and (not finder or competition.BOX_SIZE is not None):
-        raise UserError(
-            f"--mosaic_epochs is for finders of cells of any size, not for --arch {args.arch} and {args.competition}"
-        )
-    if finds_masks(args.arch) and args.mosaic_epochs:
+    if args.mosaic_epochs and competition.BOX_SIZE is not None:
+        raise UserError(f"--mosaic_epochs is for cells of any size; those of {args.competition} have one")
+    if args.mosaic_epochs and finds_masks(args.arch):
         raise UserError(f"--mosaic_epochs is not for --arch {args.arch}: mosaics have no masks")
     if finder and args.img_size % 32:
         raise UserError(f"--img_size {args.img_size} must be a multiple of 32 for --arch {args.arch}")
@@ -240,9 +255,6 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
     if args.scheduler in SHAPES and not args.lr:
         raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
-    for name in ("soft_labels", "pseudo_labels", "labelmask", "external"):
-        if finder and getattr(args, name):
-            raise UserError(f"--{name} is for classifiers, and --arch {args.arch} finds cells")
     if finder and args.preload == "bestfitting":
         raise UserError(f"--preload bestfitting is for classifiers, and --arch {args.arch} finds cells; self is right")
     if args.external_groups and not args.external:

@@ -276,11 +276,12 @@ def open_network(path: str, competition: Competition, most: int, fabric: Fabric)
             f"--weights {path} was trained with --in_channels {settings['in_channels']}, {channels} is right here"
         )
     classes = settings["num_classes"] + has_borders(settings)
-    options = detector_options(settings["arch"], settings["img_size"], competition)
+    trained = competitions.get(settings["competition"])  # which it goes on seeing images as in, and sizes of boxes
+    options = detector_options(settings["arch"], settings["img_size"], trained)
     if "most" in options:
         options["most"] = max(options["most"], most)
     model = build_detector(
-        settings["arch"], classes, settings["in_channels"], competition.MEAN, competition.STD, **options
+        settings["arch"], classes, settings["in_channels"], trained.MEAN, trained.STD, **options
     )
     load_model(model, checkpoint, path, "--weights")
     return fabric.setup(model).eval(), settings

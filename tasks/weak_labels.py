@@ -16,6 +16,9 @@ from engine.samples import open_samples
 from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, wrapper_of
 from models.bag import POOLS
 
+FLAGS = (
+    "cache_dir", "crop_dir", "cells_per_image", "pool", "cell_loss", "image_loss", "puzzle", "alpha", "alpha_schedule",
+)  # fmt: skip
 IN_STEP = ("dihedral_crop", "none")  # what changes an image and its label image alike
 
 

@@ -25,7 +25,7 @@ from common.errors import UserError
 from engine.device import make_fabric
 from engine.scenes import Scenes
 from models import build_detector
-from tasks.detect import found_table
+from tasks.detect import detector_options, found_table
 from tasks.instances import image_pairs, instance_scores
 
 ARCH = "centernet_fpn_tf_efficientnet_lite0"
@@ -243,6 +243,18 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
     assert (submission[["x1", "y1", "x2", "y2"]].sum() == truth[["x1", "y1", "x2", "y2"]].sum()).all()
 
 
+@pytest.mark.parametrize(("of", "used"), [("riva", "cytologia"), ("cytologia", "riva")])
+def test_a_network_of_another_competition_keeps_the_size_of_its_boxes(of, used, tmp_path):
+    trained, finder = competitions.get(of), competitions.get(used)
+    options = detector_options(ARCH, 512, trained)
+    model = build_detector(ARCH, 1, 3, trained.MEAN, trained.STD, **options)
+    settings = {"competition": of, "arch": ARCH, "num_classes": 1, "in_channels": 3, "img_size": 512}
+    torch.save({"model": model.state_dict(), "settings": settings, "epoch": 1}, tmp_path / "1.pth")
+    opened, _ = network_finder.open_network(tmp_path / "1.pth", finder, 10, make_fabric("cpu", False))
+    assert opened.module.box_size == (50 if of == "riva" else None)
+    assert torch.equal(opened.module.mean, model.mean)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -251,12 +263,15 @@ def test_cells_are_named_by_their_own_labels(data, tmp_path, capsys):
         (["--arch", "centernet_vit_tiny_patch16_224"], "--arch: vit_tiny_patch16_224 cannot be a CenterNet's backbone"),
         (["--arch", "yolox_huge"], "yolox_huge is not known"),
         (["--root_dir", "none"], "--root_dir does not exist: none"),
-        (["--pseudo_labels", "x.csv"], f"--pseudo_labels is for classifiers, and --arch {ARCH} finds cells"),
+        (["--pseudo_labels", "x.csv"], f"--pseudo_labels: for classifiers, not for --arch {ARCH}"),
+        (["--loss", "Focal"], f"--loss: for classifiers and networks of class maps, not for --arch {ARCH}"),
+        (["--img_path", "x", "--cell", "cell"], f"--img_path, --cell: for classifiers, not for --arch {ARCH}"),
+        (["--checkpointing", "1"], f"--checkpointing: for networks of class maps, not for --arch {ARCH}"),
+        (["--pool", "max", "--puzzle", "1"], f"--pool, --puzzle: for classifiers, not for --arch {ARCH}"),
         (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
-        (["--sample", "8"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
-        (["--mixup", "0.4"], f"--sample, --mixup and --cutmix are not for --arch {ARCH}"),
+        (["--sample", "8", "--mixup", "0.4"], "--sample, --mixup: for classifiers and networks of class maps"),
         (["--img_size", "100"], f"--img_size 100 must be a multiple of 32 for --arch {ARCH}"),
-        (["--drop_rate", "0.5"], "--drop_rate 0.5 must be from 0 to below 1, for finders"),
+        (["--drop_rate", "0.5"], f"--drop_rate: for classifiers, not for --arch {ARCH}"),
         (["--arch", "maskrcnn_resnet18", "--mosaic_epochs", "1", "--augment", "none"], "mosaics have no masks"),
         (["--preload", "bestfitting", "--resume", "x.pth"], "--preload bestfitting is for classifiers"),
     ],

@@ -247,15 +247,13 @@ def test_hpa_cells_are_learned_from_masks(tmp_path):
                      "--cells", "2-3", "--jobs", "1"])  # fmt: skip
     makefolds.main([*flags, "--metadata", str(made / "train.csv"), "--n_folds", "3"])
     learn = [*flags, "--metadata", str(made / "train_truth.csv"), "--root_dir", str(made / "train"), "--gpu_id", "cpu",
-             "--out_dir", "Cells", "--result_dir", str(tmp_path), "--arch", "unet_light_resnet18", "--tile", "96",
-             "--img_size", "64", "--crop_size", "64", "--borders", "1", "--epochs", "1", "--augment", "nuclei",
-             "--loss", "DiceCrossEntropy", "--scheduler", "cosine"]  # fmt: skip
+             "--result_dir", str(tmp_path), "--img_size", "64", "--crop_size", "64", "--epochs", "1"]  # fmt: skip
+    maps = ["--out_dir", "Cells", "--arch", "unet_light_resnet18", "--tile", "96", "--borders", "1", "--augment",
+            "nuclei", "--loss", "DiceCrossEntropy", "--scheduler", "cosine"]  # fmt: skip
     with pytest.raises(UserError, match="--num_classes 19: hpa does not tell cells apart; 1 is right"):
-        train.main(learn)
-    train.main([*learn, "--num_classes", "1"])
-    detector = ["--out_dir", "Boxes", "--arch", "maskrcnn_light_resnet18", "--augment", "none", "--tile", "0",
-                "--borders", "0", "--loss", "BCE", "--num_classes", "1"]  # fmt: skip
-    train.main([*learn, *detector])
+        train.main([*learn, *maps])
+    train.main([*learn, *maps, "--num_classes", "1"])
+    train.main([*learn, "--out_dir", "Boxes", "--arch", "maskrcnn_light_resnet18", "--num_classes", "1"])
     assert np.isfinite(pd.read_csv(tmp_path / "models" / "Boxes" / "fold0" / "log.csv")["train_mask"]).all()
     weights = tmp_path / "models" / "Cells" / "fold0" / "best.pth"
     for finder, more in (("network", ["--weights", str(weights)]), ("truth", ["--truth", str(made / "truth.csv")])):
@@ -334,10 +332,10 @@ def test_refusals(data, tmp_path):
     for wrong, message in (
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
-        (["--tile", "-1"], "--tile, a number of pixels, --borders, --stretch and --raw"),
-        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders, --stretch and --raw are for class maps"),
-        (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--stretch and --raw are for class maps"),
-        (["--cutmix", "1"], "--cutmix is not for class maps"),
+        (["--tile", "-1"], "--tile -1 must be at least 0"),
+        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders: for networks of class maps, not for"),
+        (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--raw: for networks of class maps, not for"),
+        (["--cutmix", "1"], "--cutmix: for classifiers, not for --arch unet_resnet18"),
         (["--border_reach", "0"], "--border_reach 0 must be 1 pixel or more"),
         (["--diameter", "30"], "--diameter 30.0 must be a number of pixels, beside --tile"),
         (["--balance", "2"], "--balance 2.0 must be from 0 to 1"),
