@@ -116,7 +116,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--drop_rate", type=float, help="classifiers: dropout of timm's own heads")
     add("--num_classes", type=int, help="the number of classes; finders may also have 1, a cell of any kind")
     add("--in_channels", type=int, help="image channels: 4 for hpa, 3 for the others")
-    add("--pretrained", help="weights to start from: a file, or efficientnet-lite0 for the packaged ImageNet weights")
+    add("--pretrained",
+        help="weights to start from: a file, or efficientnet-lite0 (-lite1, -lite2) for packaged ImageNet weights")
     add("--train_blocks", type=int, help="train only the last so many blocks of the backbone; 0: all")
     add("--resume", help="a checkpoint of train.py: with --preload to start from, else the last.pth to go on from")
     add("--preload", choices=["self", "bestfitting"],

