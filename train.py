@@ -162,6 +162,19 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int | None:
+    args, competition = settled(argv)
+    folder = run_folder(args.result_dir, args.out_dir, args.fold)
+    if args.resume and not args.preload:
+        go_on(args, folder)
+    fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
+    fabric.launch()
+    with sole_writer(folder) if fabric.global_rank == 0 else nullcontext():
+        claim_folder(folder, vars(args), digests(args, competition))
+        train(args, competition, folder, fabric)
+
+
+def settled(argv: list[str] | None) -> tuple[argparse.Namespace, Competition]:
+    """The flags with the defaults of the network and the competition, checked against these and each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
     competition = competitions.get(args.competition, args.classes, nuclei=args.cell == "nucleus")
@@ -175,14 +188,7 @@ def main(argv: list[str] | None = None) -> int | None:
     resolve(args, common | defaults)
     check(args, competition)
     weak_labels.check(args, competition)
-    folder = run_folder(args.result_dir, args.out_dir, args.fold)
-    if args.resume and not args.preload:
-        go_on(args, folder)
-    fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
-    fabric.launch()
-    with sole_writer(folder) if fabric.global_rank == 0 else nullcontext():
-        claim_folder(folder, vars(args), digests(args, competition))
-        train(args, competition, folder, fabric)
+    return args, competition
 
 
 def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:

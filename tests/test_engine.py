@@ -74,15 +74,18 @@ def test_balanced_weights_of_soft_targets():
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "epoch", "rate"),
+    ("scheduler", "rates"),  # from the epochs on
     [
-        ("AdamAndrew35", 1, 3e-4), ("AdamAndrew35", 2, 3e-4), ("AdamAndrew35", 3, 1.5e-4), ("AdamAndrew35", 11, 1e-4),
-        ("AdamAndrew35", 16, 5e-6), ("AdamAndrew35", 21, 1e-6), ("AdamAndrew35", 35, 5e-7),
-        ("Adam45", 5, 3e-4), ("Adam45", 6, 1.5e-4), ("Adam45", 41, 5e-8), ("Adam20", 8, 1.5e-4), ("Adam20", 17, 5e-6),
+        ("AdamAndrew35", {1: 3e-4, 3: 1.5e-4, 11: 1e-4, 16: 5e-6, 21: 1e-6, 26: 5e-7}),
+        ("Adam45", {1: 3e-4, 6: 1.5e-4, 11: 5e-5, 16: 1e-5, 21: 5e-6, 26: 1e-6, 31: 5e-7, 36: 1e-7, 41: 5e-8}),
+        ("Adam20", {1: 1.5e-4, 9: 5e-5, 13: 1e-5, 17: 5e-6}),
     ],
-)  # fmt: skip
-def test_published_schedules(scheduler, epoch, rate):
-    assert learning_rate(scheduler, epoch) == rate
+)
+def test_published_schedules(scheduler, rates):
+    for first, rate in rates.items():
+        assert learning_rate(scheduler, first) == rate
+        assert first == 1 or learning_rate(scheduler, first - 1) != rate
+    assert learning_rate(scheduler, 99) == list(rates.values())[-1]
 
 
 @pytest.mark.parametrize("scheduler", STEPS)

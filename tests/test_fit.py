@@ -42,17 +42,47 @@ class Numbers(Dataset):
         return self.values[item[1]], torch.zeros(1), item[1]
 
 
-def run(folder: Path, samples: Numbers, scores: list[float] = (0.5,), **plan) -> tuple[Progress, pd.DataFrame]:
+def run(
+    folder: Path, samples: Numbers, scores: list[float] = (0.5,), scale: float = 1.0,
+    draw_weights: np.ndarray | None = None, **plan,
+) -> tuple[Progress, pd.DataFrame]:  # fmt: skip
     """Train with SGD; the epochs' scores are `scores`, the last one again and again. The progress and the log."""
     model, given = One(), iter([*scores, *[scores[-1]] * 99])
-    optimizer = torch.optim.SGD([{"params": [model.weight], "scale": 1.0}], lr=0.1)
-    task = Task(model, samples, lambda fabric, net: {"score": next(given)}, "score")
+    optimizer = torch.optim.SGD([{"params": [model.weight], "scale": scale}], lr=0.1)
+    task = Task(model, samples, lambda fabric, net: {"score": next(given)}, "score", draw_weights)
     settings = {"out_dir": "run"}
     whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "clip_norm": 0.0, "seed": 1, "workers": 0} | plan
     made = Plan(folder=folder, settings=settings, rate=lambda done, history: 0.1, **whole)
     folder.mkdir(exist_ok=True)
     progress = fit(make_fabric("cpu", False), task, optimizer, made, lambda text: None)
     return progress, pd.read_csv(folder / "log.csv")
+
+
+def last_weight(folder: Path) -> float:
+    return float(checkpoints.read(folder / "last.pth", "")["model"]["weight"])
+
+
+def test_batches_are_accumulated_to_their_mean_and_the_epoch_ends_with_a_step(tmp_path):
+    run(tmp_path / "two", Numbers(3.0, 5.0), accumulate=2, ema=0.1)
+    assert last_weight(tmp_path / "two") == pytest.approx(1 - 0.1 * 4)
+    assert int(checkpoints.read(tmp_path / "two" / "last.pth", "")["ema"]["n_averaged"]) == 1
+    run(tmp_path / "three", Numbers(4.0, 4.0, 4.0), accumulate=2)  # the third steps alone, as half a batch
+    assert last_weight(tmp_path / "three") == pytest.approx(1 - 0.1 * (4 + 2))
+
+
+def test_gradients_are_clipped_and_groups_learn_at_their_own_rate(tmp_path):
+    run(tmp_path / "clipped", Numbers(3.0), clip_norm=0.5)
+    assert last_weight(tmp_path / "clipped") == pytest.approx(1 - 0.1 * 0.5)
+    run(tmp_path / "short", Numbers(3.0), clip_norm=4.0)
+    assert last_weight(tmp_path / "short") == pytest.approx(1 - 0.1 * 3)
+    run(tmp_path / "slow", Numbers(3.0), scale=0.5)
+    assert last_weight(tmp_path / "slow") == pytest.approx(1 - 0.1 * 0.5 * 3)
+
+
+def test_an_epoch_draws_as_many_samples_as_it_is_told_by_their_weights(tmp_path):
+    samples = Numbers(1.0, 2.0, 3.0)
+    run(tmp_path, samples, draws=4, draw_weights=np.array([0.0, 0.0, 1.0]))
+    assert samples.looks == 4 and last_weight(tmp_path) == pytest.approx(1 - 0.1 * 3 * 4)
 
 
 def test_batches_that_are_not_finite_are_left_out_counted_and_too_many_stop(tmp_path):

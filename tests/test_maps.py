@@ -105,7 +105,7 @@ def test_stages():
 def test_distortions_are_places(change):
     places = change((40, 60), rng(1))
     assert places.shape == (2, 40, 60) and np.isfinite(places).all()
-    assert np.abs(places - grid_of((40, 60))).max() < 45
+    assert 0.5 < np.abs(places - grid_of((40, 60))).max() < 45
 
 
 def test_bent_by_hand():
@@ -120,7 +120,7 @@ def test_bent_by_hand():
 def test_placed_fills_with_background():
     image, labels = pair((30, 60))
     new, changed = placed(image, labels, (32, 32), 2)
-    assert new.shape == (32, 32, 3) and (changed[16:] == 2).all() and (new[15:] == 114).any()
+    assert new.shape == (32, 32, 3) and (changed[16:] == 2).all() and (new[16:] == 114).all()
 
 
 @settings(max_examples=40, deadline=None)
