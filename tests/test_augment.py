@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import TRAIN
-from augment.crops import random_crop, whole
+from augment.crops import dihedral_crop, random_crop, whole
 from augment.views import VIEWS, apply_view, parse_views, undo_view
 from cells.crops import resize
 from common.errors import UserError
@@ -64,6 +64,26 @@ def test_random_crop_is_a_part_of_the_image():
         crop = random_crop(image, 32, rng(seed))
         sides.append(int(crop[-1, 0, 0]) - int(crop[0, 0, 0]) + 1)
     assert min(sides) < 40 and max(sides) > 56 and min(sides) >= 30  # sides of 32 to 64 occur
+
+
+def test_dihedral_crops_are_the_eight_views():
+    """Of an image that is no larger than the crop, each about as often."""
+    image = np.arange(12 * 12 * 2, dtype=np.uint8).reshape(12, 12, 2)
+    views = [apply_view(torch.from_numpy(image).permute(2, 0, 1), view).permute(1, 2, 0).numpy() for view in VIEWS]
+    crops = [dihedral_crop(image, 12, rng(seed)) for seed in range(200)]
+    seen = [[np.array_equal(crop, view) for view in views].index(True) for crop in crops]
+    assert np.bincount(seen, minlength=8).min() > 10
+
+
+def test_stained_crops_turn_scale_and_shift():
+    """A disc of a quarter of the image: its place, its area and, of a bar, its angle vary."""
+    rows, columns = np.mgrid[:64, :64]
+    disc = (np.hypot(rows - 31.5, columns - 31.5) < 16).astype(np.uint8)[..., None] * np.full(3, 200, np.uint8)
+    found = [TRAIN["stained_crop"](disc, 64, rng(seed)).max(2) > 100 for seed in range(60)]
+    areas = np.array([one.sum() for one in found])
+    middles = np.array([[where.mean() for where in one.nonzero()] for one in found])
+    assert areas.min() < 0.95 * 804 and areas.max() > 1.05 * 804
+    assert (np.ptp(middles, axis=0) > 2).all() and np.abs(middles.mean(0) - 31.5).max() < 3
 
 
 def test_whole_and_resize():

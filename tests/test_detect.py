@@ -352,7 +352,8 @@ def test_boxes_of_views_by_hand():
     box = np.array([[1.0, 2.0, 4.0, 8.0]])
     seen = {
         "default": [1, 2, 4, 8], "fliplr": [26, 2, 29, 8], "flipud": [1, 12, 4, 18], "transpose": [2, 1, 8, 4],
-        "flipud_transpose": [12, 1, 18, 4],
+        "flipud_transpose": [12, 1, 18, 4], "flipud_lr": [26, 12, 29, 18], "fliplr_transpose": [2, 26, 8, 29],
+        "flipud_lr_transpose": [12, 26, 18, 29],
     }  # fmt: skip
     for view, expected in seen.items():
         np.testing.assert_allclose(undo_boxes(np.array([expected], float), view, (20, 30)), box)

@@ -1,5 +1,6 @@
 """Images with class maps: changes in step, stages by epoch, sizes, MixUp, tiles, samples, weight averaging."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import cv2
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from small_blobs import CLASSES, make_small_blobs
 
 import competitions
+from augment import maps
 from augment.maps import (
     BLURS,
     MAPS,
@@ -99,6 +101,22 @@ def test_stages():
     assert all((changed == 0).sum() == (labels == 0).sum() for _, changed in early)
     late = [pannuke(image, labels, rng(seed), BLURS)[0] for seed in range(8)]
     assert any(len(np.unique(one)) > 10 for one in late)
+
+
+@pytest.mark.parametrize(("epoch", "stages"), [(5, 0), (6, 1), (10, 1), (11, 2), (15, 2), (16, 3)])
+def test_stages_begin_with_their_epochs(monkeypatch, epoch, stages):
+    used = set()
+
+    def note(name: str, own: Callable) -> Callable:
+        return lambda *given: used.add(name) or own(*given)
+
+    parts = [("shift_scale_rotate", "grid_distortion", "elastic"), ("brightness_contrast", "hue_saturation"),
+             ("noise", "blur")]  # fmt: skip
+    for name in sum(parts, ()):
+        monkeypatch.setattr(maps, name, note(name, getattr(maps, name)))
+    for seed in range(60):
+        pannuke(*pair(), rng(seed), epoch)
+    assert used == {name for part in parts[:stages] for name in part}
 
 
 @pytest.mark.parametrize("change", [shift_scale_rotate, grid_distortion, elastic])

@@ -139,12 +139,35 @@ def test_out_of_fold(trained, out):
     assert {key.split("+")[0] for key in ids} == {"image00", "image04", "image08"}
 
 
-def test_bgr_swaps_red_and_blue(trained, out):
-    predict.main(predict_flags(trained))
-    file = out / "default_seed0" / "prob_test.npz"
-    before = load(file)[1]
-    predict.main(predict_flags(trained, "--BGR", "1"))
-    assert not np.allclose(load(file)[1], before)
+CHANGES = {
+    "flipud": lambda image: image[::-1],
+    "fliplr": lambda image: image[:, ::-1],
+    "transpose": lambda image: image.swapaxes(0, 1),
+    "flipud_transpose": lambda image: image[::-1].swapaxes(0, 1),
+    "fliplr_transpose": lambda image: image[:, ::-1].swapaxes(0, 1),
+    "--BGR": lambda image: image[..., [2, 1, 0, 3]],
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_views_and_bgr_are_what_they_are_called(trained, out, name):
+    """What a view says of a crop is what the default says of the changed crop."""
+    exact = ["--img_size", "48", "--crop_size", "48"]  # as the crops are, as rounding knows no symmetry
+    more = [name, "1"] if name == "--BGR" else ["--augment", name]
+    predict.main(predict_flags(trained, *exact, *more))
+    view = "default" if name == "--BGR" else name
+    ids, seen = load(out / f"{view}_seed0" / "prob_test.npz")
+    shard = next((trained / "crops" / "test").glob("*image03*"))
+    content, store = shard.read_bytes(), Store(shard.parent)
+    crops = {cell: store.read("test_image03", cell) for cell in store.cells("test_image03")}
+    write_shard(shard, {cell: np.ascontiguousarray(CHANGES[name](crop)) for cell, crop in crops.items()})
+    predict.main(predict_flags(trained, *exact))
+    shard.write_bytes(content)
+    changed = load(out / "default_seed0" / "prob_test.npz")[1]
+    rows = [row for row, key in enumerate(ids) if key.startswith("test_image03+")]
+    others = [row for row in range(len(ids)) if row not in rows]
+    assert len(rows) == 3 and not np.allclose(changed[others], seen[others], atol=1e-4)
+    np.testing.assert_allclose(changed[rows], seen[rows], atol=1e-5)
 
 
 def test_best_epoch_and_network_path(trained, out):

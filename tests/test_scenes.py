@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augment import scenes
 from augment.colours import STAINS, brightness_contrast, hue_saturation, in_hsv, stain
 from augment.mosaic import mixed, mixup, mosaic
 from augment.scenes import SCENES, Scene, about_middle, fitted, letterbox, mask_boxes, moved, shift_scale_rotate, turned
@@ -217,6 +218,25 @@ def test_mixup_is_the_mean_and_the_union():
     assert one.image.max() <= 126 and (one.image == 50).any() and (one.image == 75).any()
     pixels = one.image[..., 0] >= 70
     np.testing.assert_allclose(box_of(pixels), one.boxes[1], atol=3)
+
+
+@pytest.mark.parametrize(("name", "published"), [("riva", (0.05, 0.15, 15)), ("neurons", (0.02, 0.1, 10))])
+def test_published_shifts_scales_and_turns(monkeypatch, name, published):
+    given = []
+    monkeypatch.setattr(scenes, "shift_scale_rotate", lambda one, generator, *more: given.append(more[:3]) or one)
+    for seed in range(40):
+        SCENES[name](scene(), 64, rng(seed))
+    assert set(given) == {published} and 8 < len(given) < 32  # about every second time
+
+
+def test_yolox_mixes_as_published():
+    """Every scene is a mosaic of four; of ten, eight are mixed with a fifth one besides."""
+    counts = []
+    for seed in range(40):
+        others = iter(four() * 2)
+        mixed(four()[0], lambda others=others: next(others), 64, rng(seed))
+        counts.append(8 - len(list(others)))
+    assert set(counts) == {3, 4} and 24 < counts.count(4) < 40
 
 
 def test_mixed_draws_what_it_needs():

@@ -1,5 +1,6 @@
 """Pictures: what is drawn where, what is judged true, and the script end to end."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,9 +416,16 @@ def test_maps_need_a_cell_model(data):
 @pytest.mark.parametrize("truth", [(), ("--truth", "truth.csv")])
 def test_overlays(data, opinion, truth):
     assert not visualize.main(flags(data, "overlays", *opinion, *truth, "--size", "200"))
+    drawn = {}
     for name in data.names:
         picture = read_png(data.out / f"overlay_{name}.png")
         assert picture.shape[0] >= 200 and picture.shape[1] == 400
+        drawn[name] = picture
+    if opinion or truth:  # which the picture shows
+        shutil.rmtree(data.out)
+        assert not visualize.main(flags(data, "overlays", "--size", "200"))
+        plain = {name: read_png(data.out / f"overlay_{name}.png") for name in data.names}
+        assert any(plain[name].shape != one.shape or (plain[name] != one).any() for name, one in drawn.items())
 
 
 def test_overlays_show_dropped_cells_and_the_chosen_image_only(data):

@@ -173,14 +173,16 @@ def test_images_of_the_duo(data):
 
 def test_an_interrupted_puzzle_goes_on(data):
     """Its alpha rises with the batches seen, which the checkpoint remembers."""
-    arch = "class_test_resnet_cam"
-    train.main(flags(data, arch, "--out_dir", "whole"))
-    train.main(flags(data, arch, "--out_dir", "parts", "--epochs", "1", "--alpha_schedule", "1.0"))
-    seen = [
-        checkpoints.read(data / "results" / "models" / name / "fold0" / "last.pth", "test")["model"]["seen"].item()
-        for name in ("whole", "parts")
-    ]
-    assert seen == [4, 2]  # 9 images in batches of 4, the rest left out
+
+    def seen(epochs: str, name: str, *more: str) -> int:
+        train.main(flags(data, "class_test_resnet_cam", "--out_dir", name, "--epochs", epochs, *more))
+        return checkpoints.read(models / name / "fold0" / "last.pth", "test")["model"]["seen"].item()
+
+    models = data / "results" / "models"
+    assert seen("1", "parts") == 2  # 9 images in batches of 4, the rest left out
+    assert seen("2", "parts") == 4
+    weights = str(models / "parts" / "fold0" / "last.pth")
+    assert seen("1", "anew", "--preload", "self", "--resume", weights) == 2  # which begins with its own ramp
 
 
 @pytest.mark.parametrize(
