@@ -1,5 +1,9 @@
 """The benchmarks that others call: their tables' form and that both ways do the same, at the smallest scale."""
 
+import importlib
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +11,18 @@ import pytest
 from benchmarks import scale, speed, training_step
 from cells.masks import decode_mask
 from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = [path.stem for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_is_listed_and_says_what_it_takes(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
+    assert name in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -61,6 +61,39 @@ ensemble OUT/config.csv --dataset test --submission 1 --rank 0 --meta_csv DATA/s
 MODELS = {"Cell_BCE": (2, "cell"), "Cell_Focal": (1, "cell"), "Image_Focal": (1, "image")}
 
 
+PUBLISHED = """
+segment --metadata DATA/train.csv --root_dir DATA/train --nuc_model dpn_unet_nuclei_v1.pth
+    --cell_model dpn_unet_cell_3ch_v1.pth --meta_dir META --crop_dir CROPS --img_dir IMGS --cache_dir CACHE
+train --out_dir Cell_BCE --loss BCE --gpu_id 0 --arch class_densenet121_dropout --scheduler AdamShortRun --epochs 6
+    --num_classes 19 --img_size 768 --crop_size 512 --batch_size 17 --effective_batch 34 --split_name random_folds10
+    --fold 0 --workers 8 --in_channels 4 --puzzle 0 --cell cell --resume BFpretrain.pth --preload bestfitting
+    --result_dir RESULTS --img_path CROPS --clipnorm 1 --alpha 4 --alpha_schedule 0.5 --labelmask MASK --dataset train
+    --sample -1 --mixed_precision 1 --resetscale 0
+train --out_dir Image_Focal --loss Focal --scheduler AdamAndrew35 --epochs 35 --cell image --img_path IMGS
+test --base_dir RESULTS --out_dir Cell_BCE --gpu_id 0,1 --arch class_densenet121_dropout --predict_epoch 6 --augment all
+    --num_classes 19 --img_size 768 --crop_size 512 --batch_size 30 --fold 0 --workers 8 --in_channels 4 --puzzle 0
+    --seed 1 --dataset test --img_dir CROPS --cellorimage cell
+test --network_path X.pth --seeds 1,2 --split_name random_folds10 --BGR 1 --out_dir Y --img_dir CROPS --augment default,fliplr
+convertpredictions --dataset test --augment all --model Cell_BCE --epoch 6 --cellorimage cell --seeds 1 --rank 0
+    --predictions_path RESULTS/submissions --meta_csv_path DATA/sample_submission.csv --truncate 4
+    --cell_meta_csv_path META/sample_submission_cell.csv --out_path OUT --add_datetime 0 --batch_size 100
+ensemble ensemble_configs/ensemble_kaggle016.csv --dataset test --submission 1 --rank 0
+    --meta_csv DATA/sample_submission.csv --cell_meta_csv_path META/sample_submission_cell.csv --out_path OUT
+    --add_datetime 0 --batch_size 100
+"""  # noqa: E501
+
+
+def test_published_flags_are_taken():
+    """The sequence that users script against, at its real sizes, and its further flags."""
+    for line in PUBLISHED.strip().replace("\n    ", " ").splitlines():
+        script, *flags = shlex.split(line)
+        if script == "train":
+            args, competition = train.settled(flags)
+            assert (args.batch_size, args.effective_batch) == (17, 34) and competition.name == "hpa"
+        else:
+            SCRIPTS[script].get_args_parser().parse_args(flags)
+
+
 def call(text: str, **names: Path | str | int) -> None:
     """Run commands, one for each line that is not indented, with the capital names put in."""
     for line in text.strip().replace("\n    ", " ").splitlines():
@@ -102,6 +135,7 @@ def check_submission(path: Path, data: Path, cells: Path) -> None:
     assert submission["ID"].tolist() == sample["ID"].tolist()
     table = pd.read_csv(cells)
     counts = table[table["keep"] == 1].groupby("ImageID").size()
+    assert len(counts)
     for image, text in zip(submission["ID"], submission["PredictionString"], strict=True):
         words = text.split()
         if image in counts:

@@ -25,7 +25,7 @@ from common.errors import UserError
 from engine.device import make_fabric
 from engine.scenes import Scenes
 from models import build_detector
-from tasks.detect import detector_options, found_table
+from tasks.detect import detector_options, found_table, samples, validate
 from tasks.instances import image_pairs, instance_scores
 
 ARCH = "centernet_fpn_tf_efficientnet_lite0"
@@ -80,6 +80,32 @@ def test_a_detector_is_trained_and_goes_on(data, trained, tmp_path):
     assert pd.read_csv(again / "log.csv").equals(log)
     first, second = (torch.load(one / "002.pth", weights_only=True)["model"] for one in (trained, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Told(torch.nn.Module):
+    """A detector that is told where the validation images' cells are, and sees each so far beside."""
+
+    def __init__(self, samples: Scenes, shift: float):
+        super().__init__()
+        self.samples, self.shift, self.asked = samples, shift, 0
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        targets = [self.samples[0, index][1] for index in range(self.asked, self.asked + len(images))]
+        self.asked += len(images)
+        return [{"boxes": one["boxes"] + self.shift, "labels": one["labels"], "scores": torch.ones(len(one["labels"]))}
+                for one in targets]  # fmt: skip
+
+
+def test_validation_scores_the_true_boxes_with_1(data):
+    args, competition = train.settled(train_flags(data, "--num_classes", "3", "--batch_size", "2", "--img_size", "64"))
+    valid = samples(args, competition)[1]
+    assert len(valid) == 3 and valid.canvas != valid.shape(valid.keys[0])  # boxes are brought back
+    right, beside = (
+        validate(make_fabric("cpu", False), Told(valid, shift), valid, args, competition) for shift in (0, 40)
+    )
+    known = [right[name] for name in right if not np.isnan(right[name])]
+    assert {"mAP", "AP50"} <= set(right) and len(right) == 5 and known == [1.0] * len(known)
+    assert beside["AP50"] == 0
 
 
 def test_mosaics_end_with_their_epochs_and_are_not_judged(data):

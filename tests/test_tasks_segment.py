@@ -1,6 +1,7 @@
 """Networks of masks and of class maps through the scripts: folds, training, going on, cells found; bad input."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,7 +24,8 @@ from cells.finders import parse_zooms
 from cells.regions import label_areas
 from common.errors import UserError
 from competitions import neurons
-from tasks.segment import validate
+from metrics.dice import dice
+from tasks.segment import judge, map_weights, validate
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,45 @@ def segment_flags(folder: Path, out: Path, *more: str) -> list[str]:
 
 def run_folder(folder: Path, arch: str) -> Path:
     return folder / "results" / "models" / arch / "fold0"
+
+
+def one_hot(classes: np.ndarray, count: int) -> torch.Tensor:
+    """Class maps (count, H, W) that are sure of each pixel's class."""
+    return torch.from_numpy((np.arange(count)[:, None, None] == classes).astype(np.float32))
+
+
+@pytest.mark.parametrize("borders", [False, True])
+def test_validation_by_hand(borders):
+    """Two cells of 12 x 12 pixels of classes 0 and 1; the second found as it is, or 3 pixels beside, an IoU of .6."""
+    truth = np.zeros((32, 32, 2), np.int64)
+    truth[2:14, 2:14, 0] = truth[18:30, 15:27, 1] = 1
+    for shift, quality in ((0, 1.0), (3, 9 / 15)):
+        seen = np.full((32, 32), 3 if borders else 2)  # the background
+        for cell, (top, left) in enumerate([(2, 2), (18, 15 + shift)]):
+            seen[top : top + 12, left : left + 12] = 2 if borders else cell  # a rim of one pixel
+            seen[top + 1 : top + 11, left + 1 : left + 11] = cell
+        pq, pixels = judge(one_hot(seen, 4 if borders else 3), truth, borders)
+        np.testing.assert_allclose(pq, [(1 + quality) / 2, 1, quality])
+        np.testing.assert_allclose(dice(pixels)[:2], [1, (12 - shift) / 12])
+
+
+def test_validation_looks_at_the_image_on_its_canvas():
+    """An image of 16 x 32 on a canvas of 64 x 64: what lies below it is not asked for."""
+    truth = np.zeros((16, 32, 1), np.int64)
+    truth[4:12, 8:24, 0] = 1
+    seen = np.ones((64, 64), np.int64)
+    seen[8:24, 16:48] = seen[40:, :] = 0
+    assert judge(one_hot(seen, 2), truth, False)[0].tolist() == [1, 1]
+
+
+def test_weights_of_classes_borders_and_background():
+    """Borders, rarer than any, weigh no more than the rarest class of cells."""
+    pixels = np.array([400, 100, 25, 9475])
+    with_borders = map_weights(SimpleNamespace(borders=1, pixels=lambda: pixels))
+    np.testing.assert_allclose(with_borders, np.array([5, 10, 10, 1.0273]) / np.mean([5, 10, 10, 1.0273]), rtol=1e-3)
+    assert with_borders.mean() == pytest.approx(1)
+    plain = map_weights(SimpleNamespace(borders=0, pixels=lambda: np.array([400, 2500, 7100])))
+    np.testing.assert_allclose(plain[0] / plain[1], 2.5)
 
 
 @pytest.mark.slow
