@@ -33,6 +33,7 @@ from common.files import atomic, remove_leftovers, safe_name, sole_writer
 from common.say import say
 from common.workers import WorkerDied, count_workers, run_each
 from engine.clock import Clock, in_time
+from engine.settings import resolve
 
 BATCH = 8  # images a call of a finder's network
 
@@ -79,10 +80,13 @@ def add_finder_flags(parser: argparse.ArgumentParser) -> None:
         "--fuse", default="wbf", help="network: how the finds of several networks and views become one: wbf (weighted "
         "boxes), centre (centres within --fuse_distance), nms; masks: wbf; class maps are averaged; default: wbf",
     )  # fmt: skip
-    parser.add_argument("--fuse_iou", type=float, default=0.55, help="wbf, nms: boxes of one cell overlap more")
+    parser.add_argument("--fuse_iou", type=float, help="wbf, nms: boxes of one cell overlap more; default: 0.55 *")
     parser.add_argument("--fuse_distance", type=float, default=12, help="centre: pixels between centres of one cell")
-    parser.add_argument("--score_threshold", type=float, default=0.05, help="network: cells with a lower score go")
-    parser.add_argument("--nms_iou", type=float, default=0.5, help="network: of two that overlap more the better stays")
+    parser.add_argument("--score_threshold", type=float, help="network: cells with a lower score go; default: 0.05 *")
+    parser.add_argument(
+        "--nms_iou", type=float,
+        help="network: of two that overlap more the better stays; default: 0.5 (*: or what the competition published)",
+    )
     parser.add_argument(
         "--max_cells", type=int,
         help="network, of detectors: at most so many cells an image; default: 300, or the competition's most",
@@ -118,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     """The same with the flags as `get_args_parser` gives them; by the clock's end it stops and writes what it has."""
     sizes = read_sizes(args)
+    resolve(args, finding_defaults(args))
     args.finder = args.finder or default_finder(args)
     choose(FINDERS, args.finder, "--finder")
     refuse_other_flags(args)
@@ -145,6 +150,12 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     if failed:
         say(f"{len(failed)} of {len(marks)} images were skipped; mend them and run the same command again", sys.stderr)
     return Outcome(table, len(done), kept, failed, left)
+
+
+def finding_defaults(args: argparse.Namespace) -> dict:
+    """Thresholds that are not given: those published for the competition, if it is about its own classes; else ours."""
+    published = {} if args.classes else getattr(competitions.get(args.competition), "FINDING_DEFAULTS", {})
+    return {"score_threshold": 0.05, "nms_iou": 0.5, "fuse_iou": 0.55} | published
 
 
 def default_finder(args: argparse.Namespace) -> str:

@@ -58,6 +58,7 @@ TRAIN_DEFAULTS = {
     },
 }  # fmt: skip
 
+FINDING_DEFAULTS = {"score_threshold": 0.001, "nms_iou": 0.3, "fuse_iou": 0.25}  # published
 MAX_DETECTIONS = 100  # of an image, when a detector is judged
 SCORE = ".2 x GIoU + .8 x macro-F1"
 

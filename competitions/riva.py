@@ -53,6 +53,7 @@ TRAIN_DEFAULTS = {
     },
 }  # fmt: skip
 
+FINDING_DEFAULTS = {"score_threshold": 0.01}  # low-scored boxes add to the score, see CONFIDENCE_MIN
 MAX_DETECTIONS = 100  # of an image and class that count: COCO's
 # Rows below this confidence are not written. It is near zero since a rare low-scored hit adds recall while low-scored
 # misses come after all hits and take nothing away; below it, four decimals no longer rank the rows.

@@ -85,8 +85,7 @@ for fold in $FOLDS; do
 done
 sample=$DATA/sample_submission.csv IMAGES=$DATA/images/$PART
 if [ "$PART" != test ] || [ ! -e "$sample" ]; then sample=$IMAGES; fi # a folder names its images
-find_cells "$sample" "$IMAGES" "$PART" --weights "${finders:1}" --augment default,fliplr,flipud --fuse "$FUSE" \
-    --score_threshold 0.01 --max_cells 100
+find_cells "$sample" "$IMAGES" "$PART" --weights "${finders:1}" --augment default,fliplr,flipud --fuse "$FUSE" --max_cells 100
 cells=$META/$(basename "$sample" .csv)_cell.csv
 
 name_cells() { # what the classifiers' names end in: eight views of each cell, all opinions combined

@@ -24,6 +24,7 @@ from cells.store import Store
 from common.errors import UserError
 from engine.device import make_fabric
 from engine.scenes import Scenes
+from engine.settings import resolve
 from models import build_detector
 from tasks.detect import detector_options, found_table, samples, validate
 from tasks.instances import image_pairs, instance_scores
@@ -398,3 +399,20 @@ def test_two_networks_agree():
     np.testing.assert_allclose(scores, [0.8, 0.3, 0.25])
     boxes, scores, labels = fuse_finds([one, two], Fusing("nms", 0.5, 12, 0.0, 0.5, 10))
     assert len(boxes) == 3 and scores.max() == 0.8
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--competition", "hpa"], (0.05, 0.5, 0.55)),
+        (["--competition", "riva"], (0.01, 0.5, 0.55)),
+        (["--competition", "cytologia", "--nms_iou", "0.6"], (0.001, 0.6, 0.25)),
+        (["--competition", "cytologia", "--classes", "Red,White"], (0.05, 0.5, 0.55)),
+    ],
+)
+def test_thresholds_are_the_published_ones_of_the_competitions_own_classes(given, expected):
+    folders = [text for name in ("metadata", "root_dir", "meta_dir", "crop_dir", "img_dir", "cache_dir")
+               for text in (f"--{name}", "x")]  # fmt: skip
+    args = segment.get_args_parser().parse_args([*folders, *given])
+    resolve(args, segment.finding_defaults(args))
+    assert (args.score_threshold, args.nms_iou, args.fuse_iou) == expected

@@ -180,7 +180,7 @@ def test_pseudo_labels_that_do_not_fit(data):
         run_round(data, "image", "bad", 0, *pseudo("cells.csv", "8.png,1,1,0,0"))
 
 
-def test_weak_labels_take_further_cells_too(tmp_path):
+def test_weak_labels_take_further_cells_too(tmp_path, capsys):
     """hpa, where cells have the labels of their image: unlabelled images come with all of their cells."""
     folder = make_small_data(tmp_path, images=8, cells=2)
     rows = [(f"test_image{number:02d}", cell) for number in range(3) for cell in (1, 2)]
@@ -190,6 +190,7 @@ def test_weak_labels_take_further_cells_too(tmp_path):
     train.main(hpa_flags(folder, *more))
     log = pd.read_csv(folder / "results" / "models" / "run" / "fold0" / "log.csv")
     assert len(log) == 1
+    assert "18 training and 4 validation cells" in capsys.readouterr().out  # 12 of the split and the 6 of the table
     write_table(table.iloc[1:], tmp_path / "pseudo.csv")
     with pytest.raises(UserError, match=r"--pseudo_labels .*pseudo.csv has no row for test_image00, 1"):
         train.main(hpa_flags(folder, *more, "--out_dir", "other"))
