@@ -11,8 +11,9 @@
 # left out of what the classifiers see), ROUNDS (1, or 2 with pseudo-labels), GPU, WORKERS. Run it again: it goes on.
 #
 # DETECTORS: NAME:SIZE:EPOCHS joined by spaces; their finds are fused. Published: "yolox_s:640:110 yolox_s:512:150".
-# CLASSIFIERS: timm names joined by spaces; all are averaged, a group each. NAME+background also knows crops without a
-# cell as a class. NAME:SIZE:WEIGHTS:BLOCKS: pixels, a file of weights to start from, the last blocks that are trained.
+# CLASSIFIERS: timm names joined by spaces, all of whose logits are averaged. NAME+background also knows crops without a
+# cell as a class. NAME:SIZE:WEIGHTS:BLOCKS: pixels, a file of weights to start from, the last blocks that are trained;
+# those of one SIZE are a group, and groups count alike (published, though which networks made its four is not known).
 # Published: "tf_efficientnetv2_m:512 vit_large_patch16_224:224 vit_large_patch16_224+background:224 nextvit_large:384
 # tiny_vit_21m_512:512 vit_base_patch14_dinov2:224:DinoBloom-B.pth:5".
 set -euo pipefail
@@ -110,7 +111,7 @@ learn() { # name, cell or image, folder, pseudo-labels, then flags: train in eve
     python convertpredictions.py "${names[@]}" --dataset test --augment $views --model "$1_$round" --epoch best \
         --folds "${FOLDS// /,}" --cellorimage "$2" --seeds 0 --predictions_path "$RESULTS/submissions" \
         --meta_csv_path "$DATA/test.csv" --cell_meta_csv_path "$META/test_cell.csv" --out_path "$TABLES"
-    echo "probabilities_$1_${round}_best.csv,$2,$1$(printf ',1%.0s' $(seq 23))" >> "$config"
+    echo "probabilities_$1_${round}_best.csv,$2,${size:-$1}$(printf ',1%.0s' $(seq 23))" >> "$config"
 }
 pseudo() { # name, then flags: labels of the test set by what the networks say, for those with and without Background
     python pseudolabels.py "${own[@]}" --metadata "$DATA/test.csv" --least 0.5 --out "$OUT/pseudo/$1_own.csv" "${@:2}"
