@@ -1,6 +1,5 @@
 """On a CUDA device: mixed precision learns, goes on with its loss scale, and predicts what the CPU does."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
