@@ -13,6 +13,7 @@ import evaluate
 from cells.masks import encode_mask
 from cells.triples import parse_triples, read_rows
 from common.errors import UserError
+from competitions import hpa
 from competitions.hpa import CLASSES, NEGATIVE
 
 IMAGES = {"b": (9, 8), "empty": (6, 6), "a": (8, 8)}  # width, height, in the sample's order
@@ -292,7 +293,13 @@ def test_out_of_fold_scores_what_the_tables_hold(data: Path, capsys) -> None:
     flags = ["--dataset", "valid", "--submission", "0", "--meta_csv", str(data / "train.csv")]
     table = run(data, *flags, "--truth", str(truth))
     assert list(zip(table["ImageID"], table["CellID"], strict=True)) == [key for key in CELLS if key[0] == "a"]
-    assert "mix against" in capsys.readouterr().out
+    cells = table[["ImageID", "CellID"]].merge(pd.read_csv(data / "cells.csv"))
+    probs = table[list(CLASSES)].to_numpy()
+    alone, whole = (
+        hpa.score_cells(cells, probs, images, truth)["AP"].iloc[-1] for images in (["a"], ["a", "b", "empty"])
+    )
+    said = capsys.readouterr().out
+    assert "mix against" in said and float(said.split()[-1]) == pytest.approx(alone, abs=1e-4) and alone > whole + 0.01
     with pytest.raises(UserError, match=r"no row for b, 3"):
         run(data)
 
