@@ -1,0 +1,65 @@
+"""Train a network of one number in several processes on the CPU and predict with it: `small_processes.py COUNT FOLDER`.
+
+Started by test_processes.py; Lightning starts the other processes by running the same command again.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.train import Plan, Task, fit, gather
+
+
+class Weight(nn.Module):
+    """The loss is weight^2 x the sample's number / 2: a step depends on those before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.weight**2 * images).mean() / 2}
+
+
+class Numbers(torch.utils.data.Dataset):
+    """The samples 1 to 12; `read` are those that this process read."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, item: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        self.read.append(item[1])
+        return torch.tensor(item[1] + 1.0), torch.zeros(1), item[1]
+
+
+def main(count: int, folder: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=count, strategy="ddp" if count > 1 else "auto")
+    fabric.launch()
+    model, samples = Weight(), Numbers()
+    optimizer = torch.optim.SGD([{"params": [model.weight], "scale": 1.0}], lr=0.1)
+    seen = []
+
+    def validate(fabric: Fabric, net: nn.Module) -> dict[str, float]:
+        seen.append(sorted(gather(fabric, list(range(fabric.global_rank, 5, fabric.world_size)))))
+        return {"score": 0.5}
+
+    plan = Plan(
+        folder=folder, settings={"out_dir": "run"}, epochs=2, batch_size=4 // count, accumulate=2, clip_norm=3.0,
+        seed=1, workers=0, rate=lambda done, history: 0.1, ema=0.5,
+    )  # fmt: skip
+    fit(fabric, Task(model, samples, validate, "score"), optimizer, plan, lambda text: None)
+    found = {"weight": model.weight.item(), "read": samples.read, "seen": seen}
+    (folder / f"rank{fabric.global_rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

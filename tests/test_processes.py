@@ -1,0 +1,29 @@
+"""Several processes learn as one does from batches as large as theirs together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("small_processes.py")
+
+
+def trained(count: int, folder: Path) -> list[dict]:
+    """What each process has to say."""
+    folder.mkdir()
+    subprocess.run([sys.executable, str(SCRIPT), str(count), str(folder)], check=True, capture_output=True, timeout=300)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path):
+    one, two = trained(1, tmp_path / "one"), trained(2, tmp_path / "two")
+    assert one[0]["weight"] < 0.9
+    for process in two:
+        assert process["weight"] == pytest.approx(one[0]["weight"], rel=1e-5)
+        assert process["seen"] == [[0, 1, 2, 3, 4]] * 2  # each hears what both found
+    shares = [set(process["read"]) for process in two]
+    assert sorted(two[0]["read"] + two[1]["read"]) == sorted(one[0]["read"]) and len(shares[0]) < 12
+    assert (tmp_path / "two" / "last.pth").exists()
