@@ -46,7 +46,7 @@ import pandas as pd
 import competitions
 from cells.borders import WEIGHTS, border_weights
 from cells.combine import AVERAGES, COMBINE, NEGATIVE, combine, decay, exclude, ranks
-from cells.table import KEY, check_unique, match_rows, read_probabilities, read_table, write_table
+from cells.table import KEY, MASK_COLUMNS, check_unique, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, choose, run
 from common.files import existing, sole_writer
 from common.say import say
@@ -55,7 +55,6 @@ from evaluate import show
 
 KINDS = ("cell", "image")
 TYPES = {"cell": "cell", "image": "image", "bag": "image"}  # of a table -> the kind of its opinion
-CELL_COLUMNS = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
 
 
 class Opinion(NamedTuple):
@@ -192,7 +191,7 @@ def find_table(name: str, config: Path, folder: Path) -> Path:
 def read_cells(args: argparse.Namespace, images: pd.Series, opinions: Sequence[Opinion]) -> pd.DataFrame:
     """The cells to decide on: the cells table, for --dataset valid those rows whose images the tables hold."""
     weights = {"touches_border": int, **WEIGHTS[args.border_weight]} if args.border_weight != "none" else {}
-    cells = read_table(args.cell_meta_csv_path, {**CELL_COLUMNS, **weights}, key=KEY)
+    cells = read_table(args.cell_meta_csv_path, {**MASK_COLUMNS, **weights}, key=KEY)
     if args.dataset == "valid":
         held = covering(opinions)["ImageID"]
         cells = cells[cells["ImageID"].isin(held)].reset_index(drop=True)

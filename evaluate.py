@@ -25,11 +25,12 @@ import competitions
 from cells.boxes import best_match, iou
 from cells.table import BOX, CELL_COLUMNS, KEY, certain, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
-from common.files import atomic, existing, sole_writer
+from common.files import existing, sole_writer
 from common.say import say
 from competitions import Competition
 from metrics.box_map import ap_table, centre_recall
 from metrics.classification import macro_f1
+from pictures.output import save_figure
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -188,8 +189,7 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     axes.axvline(mean, color="black", linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1.12), title=f"{title}: {mean:.4f}", xlabel=f"{name} (number of true cells)")
     axes.invert_yaxis()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_figure(path, figure)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ HASH = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})*")
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags and their defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--competition", default="hpa", help="whose images: " + ", ".join(competitions.COMPETITIONS))
-    parser.add_argument("--classes", help="your own class names instead of the competition's: A,B,C or a file")
+    competitions.add_flags(parser)
     parser.add_argument("--metadata", required=True, nargs="+", help="tables of images: train.csv, external.csv, ...")
     parser.add_argument("--root_dir", required=True, nargs="+", help="the folder of each table's images")
     parser.add_argument("--out", required=True, help="the table to write, duplicates.csv")

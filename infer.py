@@ -85,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Check everything, find the cells, make the passes, say what is left out."""
     args = get_args_parser().parse_args(argv)
     clock = start_clock(args.time_limit, process_age() if argv is None else 0.0)
-    if not (args.gpu_id == "cpu" or args.gpu_id.isdecimal()):
-        raise UserError(f"--gpu_id {args.gpu_id} must be one GPU's number or the word cpu")
     args.workers = count_workers(args.workers)
     before = clock.left()
     from engine.road import Road  # with torch, for which the processes that find cells, too, would wait at the top

@@ -122,10 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     """The same with the flags as `get_args_parser` gives them; by the clock's end it stops and writes what it has."""
     sizes = read_sizes(args)
-    resolve(args, finding_defaults(args))
     args.finder = args.finder or default_finder(args)
     choose(FINDERS, args.finder, "--finder")
-    refuse_other_flags(args)
+    refuse_other_flags(args, get_args_parser().get_default)
+    resolve(args, finding_defaults(args))
     if Path(args.meta_dir).is_file():
         raise UserError(f"--meta_dir {args.meta_dir} is a file; a folder is right")
     finder = FINDERS[args.finder](args)
@@ -138,8 +138,9 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
         marks = {image: job.fingerprint(image, size) for image, size in sizes.items()}
         todo = [image for image, mark in marks.items() if args.overwrite or not job.is_done(image, mark)]
         tasks = ((job, image, sizes[image], marks[image], found) for image, found in predictions(job, finder, todo))
-        ahead = 2 * max(workers, 1) + (BATCH if finder.predict else 0)
-        failed = segment_all(in_time(tasks, clock or Clock(), ahead), len(todo), workers)
+        window = max(workers, 1) + 1 if finder.predict else 2 * max(workers, 1)  # predictions may be large
+        tasks = in_time(tasks, clock or Clock(), window + (BATCH if finder.predict else 0))
+        failed = segment_all(tasks, len(todo), workers, window)
         left = [image for image in todo if image not in failed and not job.is_done(image, marks[image])]
         done = [image for image in marks if image not in {*failed, *left}]
         table = Path(args.meta_dir) / f"{Path(args.metadata).stem}_cell.csv"
@@ -229,10 +230,12 @@ def try_read(job: Job, image_id: str) -> np.ndarray | None:
         return None
 
 
-def segment_all(tasks: Iterator[tuple], total: int, workers: int) -> dict[str, str]:
-    """Segment the images of `tasks`: ImageID -> reason of those that had to be skipped. OSError when a disk fails."""
+def segment_all(tasks: Iterator[tuple], total: int, workers: int, window: int) -> dict[str, str]:
+    """Segment the images of `tasks`, at most `window` under way: ImageID -> why it had to be skipped. OSError when a
+    disk fails.
+    """
     failed = {}
-    ended = closing(run_each(segment_image, tasks, workers))
+    ended = closing(run_each(segment_image, tasks, workers, window))
     with tqdm(total=total, desc="segment", unit="image") as bar, ended as ends:
         for (_, image, *_), error in ends:
             bar.update()

@@ -11,13 +11,9 @@ import argparse
 import json
 import re
 import shutil
-import signal
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -25,6 +21,7 @@ from tqdm import tqdm
 
 from common.errors import UserError, choose, run
 from common.files import atomic, sole_writer
+from common.workers import WorkerDied, run_each
 from synthesis import cytologia, hpa, neurons, pannuke, riva
 from synthesis.labels import BALANCES
 
@@ -138,30 +135,23 @@ def draw_all(competition: str, folder: Path, request, counts: dict[str, int], jo
         for index in range(count)
         if not all(path.exists() for path in COMPETITIONS[competition].image_files(folder, request, split, index))
     ]
-    work = partial(_draw_one, competition, folder, request)
-    bar = partial(tqdm, total=len(tasks), unit="image", disable=not tasks)
-    if min(jobs, len(tasks)) <= 1:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
-            deque(bar(map(work, tasks)), maxlen=0)
-        finally:
-            cv2.setNumThreads(threads)
-        return
+    workers, threads = min(jobs, len(tasks)), cv2.getNumThreads()
+    ended = closing(run_each(partial(_draw_one, competition, folder, request), tasks, workers if workers > 1 else 0))
     try:
-        with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_worker) as pool:
-            deque(bar(pool.map(work, tasks)), maxlen=0)
-    except BrokenProcessPool:
-        raise UserError("a drawing process was killed, perhaps for want of memory: try fewer --jobs") from None
+        with tqdm(total=len(tasks), desc="draw", unit="image", disable=not tasks) as bar, ended as ends:
+            for _, error in ends:
+                if isinstance(error, WorkerDied):
+                    raise UserError("a drawing process was killed, perhaps for want of memory: try fewer --jobs")
+                if error is not None:
+                    raise error
+                bar.update()
+    finally:
+        cv2.setNumThreads(threads)
 
 
-def _start_worker() -> None:
+def _draw_one(competition: str, folder: Path, request, split: str, index: int) -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent speaks for all
-
-
-def _draw_one(competition: str, folder: Path, request, task: tuple[str, int]) -> None:
-    COMPETITIONS[competition].write_image(folder, request, *task)
+    COMPETITIONS[competition].write_image(folder, request, split, index)
 
 
 if __name__ == "__main__":

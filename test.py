@@ -115,7 +115,7 @@ def predict(args: Namespace, fabric: Fabric, clock: Clock, whole: bool = False) 
     seeds = parse_seeds(args.seeds or str(args.seed))
     path, checkpoint = open_bestfitting(args) if args.preload else open_checkpoint(args)
     fill_from(checkpoint["settings"], args, path)
-    model = fabric.setup(network(args, checkpoint, path))
+    model = network(args, checkpoint, path).to(fabric.device)
     out = Path(args.predictions_path or Path(args.base_dir) / "submissions") / args.out_dir / f"fold{args.fold}"
     best = args.predict_epoch == "best" and not args.network_path
     out /= "epoch_best" if best else f"epoch_{epoch_name(checkpoint['epoch'])}"

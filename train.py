@@ -57,8 +57,8 @@ FINDERS = {
 KINDS = {"classify": "classifiers", "detect": "detectors of boxes or masks", "segment": "networks of class maps"}
 HEEDED = {  # flags that only these kinds of network heed; given for another they are refused
     ("classify",): (
-        "img_path", "cell", "dataset", "external", "external_groups", "soft_labels", "pseudo_labels", "labelmask",
-        "label_smoothing", "drop_rate", "cutmix", *weak_labels.FLAGS,
+        "img_path", "crop_size", "cell", "dataset", "external", "external_groups", "soft_labels", "pseudo_labels",
+        "labelmask", "label_smoothing", "drop_rate", "cutmix", *weak_labels.FLAGS,
     ),
     ("classify", "segment"): ("loss", "sample", "balance", "mixup", "mix_share"),
     ("segment",): (
@@ -66,6 +66,11 @@ HEEDED = {  # flags that only these kinds of network heed; given for another the
     ),
     ("detect", "segment"): ("metadata", "root_dir"),
     ("detect",): ("mosaic_epochs",),
+}  # fmt: skip
+SHARES = ("ema", "label_smoothing", "balance", "mix_share")
+BESIDE = {  # flags that do nothing where another one is off
+    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",), "balance": ("sample",),
+    "diameter": ("tile",), "mix_share": ("mixup", "cutmix"), "external_groups": ("external",), "preload": ("resume",),
 }  # fmt: skip
 
 
@@ -177,15 +182,17 @@ def settled(argv: list[str] | None) -> tuple[argparse.Namespace, Competition]:
     """The flags with the defaults of the network and the competition, checked against these and each other."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
+    given = {name for name, value in vars(args).items() if value not in (None, 0, parser.get_default(name))}
     competition = competitions.get(args.competition, args.classes, nuclei=args.cell == "nucleus")
     if args.batch_size and not args.effective_batch:
         args.effective_batch = args.batch_size
     defaults = defaults_of(args, competition)
-    check_heeded(args, parser)
+    check_heeded(args, given)
     common = {**DEFAULTS, **weak_labels.defaults(args.arch), "num_classes": len(competition.CLASSES)}
     if task_of(args.arch) == "segment":
         common["loss"] = "DiceFocalBoundary"
     resolve(args, common | defaults)
+    check_beside(args, given)
     check(args, competition)
     weak_labels.check(args, competition)
     return args, competition
@@ -197,22 +204,35 @@ def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
     """
     kinds = competition.TRAIN_DEFAULTS
     task = task_of(args.arch) if args.arch else next(iter(kinds))
-    size = {"in_channels": len(competition.CHANNELS), "img_size": 512, "crop_size": 512}
+    size = {"in_channels": len(competition.CHANNELS), "img_size": 512}
     others = {task: {**FINDERS, **size} for task in ("detect", "segment")}
     own = choose({**others, **kinds}, task, f"--arch {args.arch}: a network to {task} for {args.competition}:")
     args.arch = args.arch or own["arch"]
     if args.epochs and "mosaic_epochs" in own:  # as many epochs without mosaics at the end as published
         own = own | {"mosaic_epochs": max(0, args.epochs - (own["epochs"] - own["mosaic_epochs"]))}
+    if args.epochs and "swa_start" in own:  # after the same share of them
+        own = own | {"swa_start": max(1, round(own["swa_start"] / own["epochs"] * args.epochs))}
     return own
 
 
-def check_heeded(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse flags that a network of the kind of --arch does not heed; those that are off change nothing."""
+def check_heeded(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse flags that a network of the kind of --arch does not heed. given: those that the user has switched on."""
     kind = task_of(args.arch)
     for kinds, names in HEEDED.items():
-        given = [f"--{name}" for name in names if getattr(args, name) not in (None, 0, parser.get_default(name))]
-        if given and kind not in kinds:
-            raise UserError(f"{some(given)}: for {' and '.join(map(KINDS.get, kinds))}, not for --arch {args.arch}")
+        others = [f"--{name}" for name in names if name in given]
+        if others and kind not in kinds:
+            raise UserError(f"{some(others)}: for {' and '.join(map(KINDS.get, kinds))}, not for --arch {args.arch}")
+
+
+def check_beside(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse flags that do nothing beside the others. given: those that the user has switched on."""
+    for name, others in BESIDE.items():
+        if name in given and not any(getattr(args, other) for other in others):
+            raise UserError(f"--{name} does nothing without {' or '.join(f'--{other}' for other in others)}")
+    if "final_lr" in given and args.scheduler != "cosine":
+        raise UserError(f"--final_lr is for --scheduler cosine, not {args.scheduler}")
+    if "warmup_epochs" in given and args.scheduler not in SHAPES:
+        raise UserError(f"--warmup_epochs is for --scheduler {', '.join(SHAPES)}, not {args.scheduler}")
 
 
 def check(args: argparse.Namespace, competition: Competition) -> None:
@@ -223,14 +243,10 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     choose({"classify": TRAIN, "detect": SCENES, "segment": MAPS}[kind], args.augment, "--augment")
     if args.progressive < 0 or args.progressive > args.img_size:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
-    if args.diameter < 0 or (args.diameter and not args.tile):
-        raise UserError(f"--diameter {args.diameter} must be a number of pixels, beside --tile; or 0")
     if not 0 <= args.drop_rate < 1:
         raise UserError(f"--drop_rate {args.drop_rate} must be from 0 to below 1")
-    if not 0 <= args.balance <= 1:
-        raise UserError(f"--balance {args.balance} must be from 0 to 1")
-    if args.border_reach < 1:
-        raise UserError(f"--border_reach {args.border_reach} must be 1 pixel or more")
+    if args.swa_start > args.epochs:
+        raise UserError(f"--swa_start {args.swa_start} is beyond --epochs {args.epochs}: no epoch would be averaged")
     if args.swa_start and not args.lr:
         raise UserError("--swa_start needs --lr, the highest learning rate")
     choose(dict.fromkeys(SCHEDULERS), args.scheduler, "--scheduler")
@@ -243,13 +259,16 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} has {len(competition.CLASSES)} classes")
     if args.in_channels != len(competition.CHANNELS):
         raise UserError(f"--in_channels {args.in_channels}: {args.competition} images have {len(competition.CHANNELS)}")
-    if args.preload and not args.resume:
-        raise UserError("--preload needs --resume, the checkpoint to take the weights from")
     at_least(args, {
-        **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size"), 1),
+        **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size", "border_reach"), 1),
         **dict.fromkeys(("workers", "seed", "patience", "clipnorm", "skip_nonfinite", "swa_start", "mosaic_epochs",
-                         "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs", "tile"), 0),
+                         "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs", "tile", "diameter",
+                         "backbone_lr", "final_lr", "swa_lr", "swa_anneal", "save_minutes", "cell_loss", "image_loss",
+                         "alpha", *SHARES), 0),
     })  # fmt: skip
+    for name in SHARES:
+        if getattr(args, name) > 1:
+            raise UserError(f"--{name} {getattr(args, name)} must be from 0 to 1")
     if args.split_name is None:
         raise UserError(f"--split_name is missing: {args.competition} has no published one for --arch {args.arch}")
     if args.mosaic_epochs and competition.BOX_SIZE is not None:
@@ -264,8 +283,6 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
     if finder and args.preload == "bestfitting":
         raise UserError(f"--preload bestfitting is for classifiers, and --arch {args.arch} finds cells; self is right")
-    if args.external_groups and not args.external:
-        raise UserError("--external_groups needs --external, the table of further training images")
     if args.sample < -1:
         raise UserError(f"--sample {args.sample} must be -1, 0 or a number of samples")
     for name in ("metadata", "root_dir") if finder else ("img_path",):
@@ -279,7 +296,9 @@ def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str
     files = {f"--split_name {split}": Path(args.folds_dir) / args.split_name / split}
     for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
         files[f"--{name}"] = doubled(getattr(args, name) or "")
-    return {flag: digest(path) for flag, path in files.items() if path.is_file()}
+    found = {flag: digest(path) for flag, path in files.items() if path.is_file()}
+    own = args.classes if args.classes and competitions.is_file(args.classes) else None
+    return found | ({"--classes": digest(own)} if own else {})
 
 
 def go_on(args: argparse.Namespace, folder: Path) -> None:

@@ -55,16 +55,31 @@ def window(
     What a small image leaves free is, with even odds, grey background or the image mirrored.
     """
     scale *= math.exp(generator.uniform(*np.log(ZOOM)))
-    size = tuple(max(round(side * scale), 1) for side in labels.shape)
-    image, labels = scaled(image, size), cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    spare = np.array(canvas) - size
+    size = np.array([max(round(side * scale), 1) for side in labels.shape])
+    spare = canvas - size
     place = generator.integers(np.minimum(spare, 0), np.maximum(spare, 0) + 1)
-    (top, left), (height, width) = np.maximum(-place, 0), canvas
-    image, labels = (part[top : top + height, left : left + width] for part in (image, labels))
+    image, labels = scaled_part(image, labels, size, np.maximum(-place, 0), np.minimum(canvas, size))
     free = [(max(int(at), 0), int(max(gap - at, 0))) for at, gap in zip(place, spare, strict=True)]
     if generator.random() < 0.5:
         return np.pad(image, (*free, (0, 0)), mode="reflect"), np.pad(labels, free, mode="reflect")
     return np.pad(image, (*free, (0, 0)), constant_values=FILL), np.pad(labels, free, constant_values=background)
+
+
+def scaled_part(
+    image: np.ndarray, labels: np.ndarray, size: np.ndarray, corner: np.ndarray, shape: np.ndarray
+) -> Pair:
+    """The part of `shape` (height, width) at `corner` (row, column) of an image with its map that are scaled to `size`,
+    to about a pixel. Only what it shows is scaled: a large image at many times its size might not fit in memory.
+    """
+    zoom = size / labels.shape
+    first = np.maximum(np.floor(corner / zoom).astype(int) - 1, 0)  # with the neighbours that its edge is mixed with
+    last = np.minimum(np.ceil((corner + shape) / zoom).astype(int) + 1, labels.shape)
+    rows, columns = (slice(*ends) for ends in zip(first, last, strict=True))
+    height, width = np.maximum(((last - first) * zoom).round().astype(int), shape).tolist()
+    image = scaled(image[rows, columns], (height, width))
+    labels = cv2.resize(labels[rows, columns], (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    top, left = np.clip((corner - first * zoom).round().astype(int), 0, np.array([height, width]) - shape)
+    return tuple(part[top : top + shape[0], left : left + shape[1]] for part in (image, labels))
 
 
 def flips_and_turns(image: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> Pair:

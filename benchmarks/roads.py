@@ -14,7 +14,7 @@ from common.seeds import rng
 FIND = "--meta_dir meta --crop_dir crops --img_dir images --cache_dir cache --img_size 64 --gpu_id cpu"
 NET = "--result_dir results --folds_dir folds --split_name folds2 --fold 0 --gpu_id cpu --seed 1 --save_minutes 0"
 CLASSIFY = "--arch test_resnet --img_size 48 --crop_size 32 --batch_size 4 --epochs 2 --lr 0.001"
-DETECT = "--img_size 32 --crop_size 32 --batch_size 2 --effective_batch 2 --epochs 2 --lr 0.001 --ema 0.9"
+DETECT = "--img_size 32 --batch_size 2 --effective_batch 2 --epochs 2 --lr 0.001 --ema 0.9"
 PREDICT = "--base_dir results --folds_dir folds --split_name folds2 --fold 0 --gpu_id cpu --batch_size 4"
 CONVERT = "--predictions_path results/submissions --out_path tables --seeds 0 --augment default,fliplr"
 

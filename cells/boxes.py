@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
+PAIRS = 2_000_000  # of boxes that are compared at a time, some 350 MB
 
 def areas(boxes: np.ndarray) -> np.ndarray:
     """The areas of boxes (..., 4): (...,) float; 0 where a box is empty or turned inside out."""
@@ -97,7 +98,13 @@ def best_match(
     """
     order = np.argsort(other_groups, kind="stable")
     first, last = (np.searchsorted(other_groups[order], groups, side) for side in ("left", "right"))
-    counts = last - first
+    parts = np.array_split(np.arange(len(boxes)), int((last - first).sum()) // PAIRS + 1)
+    found = [_best_match(boxes[part], first[part], last[part] - first[part], others, order, overlap) for part in parts]
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def _best_match(boxes, first, counts, others, order, overlap) -> tuple[np.ndarray, np.ndarray]:
+    """The same for boxes whose group's others are counts[i] rows from order[first[i]] on."""
     one = np.repeat(np.arange(len(boxes)), counts)  # every pair within a group
     other = order[np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)]
     values = overlap(boxes[one], others[other])

@@ -80,7 +80,7 @@ def make_hpacellseg(args: argparse.Namespace) -> Finder:
 
     if not 0 < args.label_scale <= 1:
         raise UserError(f"--label_scale {args.label_scale} must be above 0 and at most 1")
-    fabric = make_fabric(args.gpu_id, mixed_precision=True)
+    fabric = make_fabric(args.gpu_id, mixed_precision=True, single=True)
     networks = Segmentator(args.nuc_model, args.cell_model, fabric.device)
     weights = {name: digest(getattr(args, name)) for name in ("nuc_model", "cell_model")}
     label = partial(label_hpacellseg, rules=Rules(scale=args.label_scale))
@@ -102,7 +102,7 @@ def make_network(args: argparse.Namespace) -> Finder:
 
     if not args.weights:
         raise UserError(f"--finder {args.finder} needs --weights, checkpoints of train.py joined by commas")
-    fabric = make_fabric(args.gpu_id, mixed_precision=True)
+    fabric = make_fabric(args.gpu_id, mixed_precision=True, single=True)
     competition = competitions.get(args.competition, args.classes)
     most = args.max_cells or max(300, competition.MAX_DETECTIONS)
     fusing = Fusing(args.fuse, args.fuse_iou, args.fuse_distance, args.score_threshold, args.nms_iou, most)
@@ -183,15 +183,18 @@ FINDERS: dict[str, Callable[[argparse.Namespace], Finder]] = {
     "truth": make_truth,
 }
 OWN_FLAGS = {
-    "hpacellseg": ("nuc_model", "cell_model"),
-    "network": ("weights",),
+    "hpacellseg": ("nuc_model", "cell_model", "label_scale"),
+    "network": (
+        "weights", "augment", "zooms", "fuse", "fuse_iou", "fuse_distance", "score_threshold", "nms_iou", "max_cells",
+        "tile",
+    ),
     "truth": ("truth",),
-}
+}  # fmt: skip
 
 
-def refuse_other_flags(args: argparse.Namespace) -> None:
-    """UserError when a file is given that the chosen finder would ignore."""
+def refuse_other_flags(args: argparse.Namespace, default: Callable[[str], Any]) -> None:
+    """UserError when a flag is given, other than its default, that the chosen finder would ignore."""
     for finder, flags in OWN_FLAGS.items():
         for flag in flags:
-            if getattr(args, flag) and FINDERS[args.finder] is not FINDERS[finder]:
+            if getattr(args, flag) != default(flag) and FINDERS[args.finder] is not FINDERS[finder]:
                 raise UserError(f"--finder {args.finder} does not use --{flag}, it belongs to {finder}: leave it out")

@@ -15,12 +15,11 @@ from augment.views import VIEWS, apply_view, undo_view
 from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
 from cells.finders import Found
+from cells.found_maps import Masks, found_in_maps, label
 from cells.found_masks import cut_from_box
 from cells.instance_fusion import fuse_instances
-from cells.instances import bordered_instances, class_instances, scale_for
-from cells.overlaps import Cut, remove_overlaps
+from cells.instances import scale_for
 from cells.pieces import batches, in_image
-from cells.regions import number
 from cells.tiling import taper
 from common.errors import UserError, choose
 from competitions import Competition, parse_classes
@@ -42,14 +41,6 @@ class Fusing(NamedTuple):
     threshold: float  # finds with a lower score are left out
     nms_iou: float  # within one network and view: of two boxes that overlap more, the better one stays
     most: int  # cells an image, those with the highest scores
-
-
-class Masks(NamedTuple):
-    """The cells of an image as masks cut to their boxes, with scores (n,) and classes (n,); they may overlap."""
-
-    cuts: list[Cut]
-    scores: np.ndarray
-    labels: np.ndarray
 
 
 class NetworkFinder:
@@ -183,46 +174,6 @@ def mean_maps(parts: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
         sums = maps if sums is None else [total + own for total, own in zip(sums, maps, strict=True)]
         count += 1
     return [total / count for total in sums]
-
-
-def label(
-    image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool, threshold: float
-) -> Found:
-    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split, whose
-    cells with a score below the threshold go.
-
-    borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
-    apart; without it they find cells of any kind, which class these have is left open.
-    """
-    if isinstance(prediction, Found):
-        found = prediction
-    elif isinstance(prediction, Masks):
-        found = found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
-    else:
-        found = found_in_maps(prediction, borders, threshold)
-    return found if named else found._replace(labels=None)
-
-
-def found_masks(cells: np.ndarray, masks: Masks) -> Found:
-    """A label image of `masks` (label i + 1 is mask i, some may be gone) with the labels in a row from 1."""
-    left = np.unique(cells)
-    left = left[left > 0]
-    cells = number(np.isin(np.arange(len(masks.scores) + 1), left))[cells]
-    return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
-
-
-def found_in_maps(probs: np.ndarray, borders: bool = False, threshold: float = 0.0) -> Found:
-    """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
-    `borders` that of being a cell. Those below the threshold are left out.
-    """
-    cells, classes = bordered_instances(probs) if borders else class_instances(probs, len(probs) - 1)
-    areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
-    own = 1 - probs[-1] if borders else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
-    sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
-    scores = sums / np.maximum(areas, 1)
-    keep = scores >= threshold
-    cells = number(np.append(False, keep))[cells]
-    return Found(cells, np.zeros_like(cells), scores=scores[keep], labels=classes[keep])
 
 
 def joined(finds: list[dict]) -> dict:

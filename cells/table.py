@@ -22,6 +22,7 @@ from common.files import atomic, existing
 
 KEY = ["ImageID", "CellID"]
 BOX = ["x1", "y1", "x2", "y2"]
+MASK_COLUMNS = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
 CELL_COLUMNS = {
     "Image": str, "ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str,
     "x1": int, "y1": int, "x2": int, "y2": int,
@@ -95,8 +96,13 @@ def _read(path: Path, columns: dict[str, type]) -> pd.DataFrame:
 
 def typed(column: pd.Series, kind: type, path: str | Path) -> pd.Series:
     """A column of a file as str, int64 or float64; UserError with the row of a value that is not of the kind."""
-    if kind is str:
-        return column.astype(object)
+    if kind is str:  # a Parquet file may hold anything
+        texts = column.astype(object).where(column.notna(), "")
+        wrong = next((row for row, value in enumerate(texts) if not isinstance(value, str)), None)
+        if wrong is not None:
+            value = texts.iloc[[wrong]].tolist()[0]
+            raise UserError(f"{path} row {wrong + 2}, column {column.name}: {value!r} is a number; text is right")
+        return texts
     numbers = pd.to_numeric(column, errors="coerce")
     bad = ~np.isfinite(numbers.to_numpy(float))
     if kind is int:

@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 def write_rows(path: str | Path, rows: Iterable[tuple[str, int, int, str]]) -> None:
     """Write a submission, (ID, width, height, text) a row, atomically and without holding it in memory."""
-    with atomic(path) as temporary, temporary.open("wb", buffering=0) as file:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         file.write((",".join(COLUMNS) + "\n").encode())
         for image_id, width, height, text in rows:
             file.write(f"{_quoted(image_id)},{width},{height},{_quoted(text)}\n".encode())

@@ -25,15 +25,19 @@ class WorkerDied(RuntimeError):
     """A worker process was killed while it worked on an item, mostly for want of memory."""
 
 
-def run_each(job: Callable, tasks: Iterable[tuple], workers: int) -> Iterator[tuple[tuple, BaseException | None]]:
+def run_each(
+    job: Callable, tasks: Iterable[tuple], workers: int, window: int | None = None
+) -> Iterator[tuple[tuple, BaseException | None]]:
     """Call `job(*task)` for every task and yield (task, None or the exception it raised), in the order they end.
 
     workers: processes; 0 works in this process, without the safety. A task that kills its process is yielded with
     WorkerDied; those that ran beside it are done again, so a job must bear being repeated. `tasks` is read as needed,
-    at most two tasks a worker ahead. Closing the generator (an exception in the caller's loop) starts no further task.
+    so that at most `window` are under way; if it is not given, two a worker. Closing the generator (an exception in the
+    caller's loop) starts no further task.
     """
     tasks = iter(tasks)
-    while lost := (yield from _run(_pool(workers), job, tasks, 2 * max(workers, 1))):
+    window = window or 2 * max(workers, 1)
+    while lost := (yield from _run(_pool(workers), job, tasks, window)):
         suspects = iter(lost)  # one of them killed its worker: alone, it names itself
         while culprit := (yield from _run(_pool(1), job, suspects, 1)):
             yield culprit[0], WorkerDied("its worker process was killed; was there enough memory?")

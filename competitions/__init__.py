@@ -56,7 +56,7 @@ def get(name: str, classes: str | None = None, nuclei: bool = False) -> Competit
     if classes and name == "hpa":
         raise UserError("--classes: the classes of hpa are fixed; riva, cytologia, pannuke and neurons take others")
     path = Path(classes or "")
-    if classes and "," not in classes and (path.suffix or path.name != classes) and not path.is_file():
+    if classes and "," not in classes and (path.suffix or path.name != classes) and not is_file(classes):
         raise UserError(f"--classes {classes} is no file; a class alone must not look like one")
     return Competition(name, parse_classes(classes) if classes else None, nuclei)
 
@@ -73,9 +73,8 @@ def parse_classes(text: str) -> tuple[str, ...]:
     >>> parse_classes("RBC,WBC,Platelets")
     ('RBC', 'WBC', 'Platelets')
     """
-    path = Path(text)
     try:
-        names = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else text.split(",")
+        names = Path(text).read_text(encoding="utf-8-sig").splitlines() if is_file(text) else text.split(",")
     except UnicodeDecodeError as error:
         raise UserError(f"--classes {text} is not a text file: {error}") from None
     names = [name.strip() for name in names if name.strip()]
@@ -84,4 +83,12 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-__all__ = ["COMPETITIONS", "Competition", "add_flags", "get", "parse_classes"]
+def is_file(text: str) -> bool:
+    """Whether --classes names a file; a list may be longer than a file's name can be."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
+__all__ = ["COMPETITIONS", "Competition", "add_flags", "get", "is_file", "parse_classes"]

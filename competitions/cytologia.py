@@ -47,7 +47,7 @@ TRAIN_DEFAULTS = {
     "detect": {  # mosaic and mixup until the last 15 epochs; rate .01 for 64 images, so .0025 for 16
         "arch": "yolox_s", "optimizer": "SGD", "lr": 0.0025, "weight_decay": 5e-4, "scheduler": "cosine",
         "warmup_epochs": 5, "final_lr": 0.05, "epochs": 110, "mosaic_epochs": 95, "batch_size": 16,
-        "effective_batch": 16, "img_size": 640, "crop_size": 640, "ema": 0.9998, "num_classes": 1, "in_channels": 3,
+        "effective_batch": 16, "img_size": 640, "ema": 0.9998, "num_classes": 1, "in_channels": 3,
         "augment": "yolox", "split_name": "cytologia_folds4",
     },
     "classify": {  # epochs and batch size are ours, the rest is published

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cells.box_table import multi_hot as hot_labels
+from cells.images import ImageError as ImageError
 from cells.images import decode
-from cells.table import KEY, match_rows, read_header, read_table
+from cells.table import KEY, MASK_COLUMNS, match_rows, read_header, read_table
 from cells.table import read_cells as read_cells_table
 from cells.triples import format_triples, parse_triples, read_rows, write_rows
 from common.errors import UserError, some
@@ -68,10 +70,6 @@ IOU_THRESHOLD = 0.6  # a detection must overlap a true cell so far
 SCORE = f"mAP at mask IoU {IOU_THRESHOLD}"
 
 
-class ImageError(UserError):
-    """An image that cannot be used: a channel is missing, unreadable, or unlike the others. Names the file."""
-
-
 def read_labels(path: str | Path) -> pd.DataFrame:
     """train.csv as columns `ID` (text) and `Label` (class indices joined by `|`, sorted, each once).
 
@@ -91,10 +89,7 @@ def _clean_label(text: str, path: str | Path, row: int) -> str:
 
 def multi_hot(labels: pd.Series) -> np.ndarray:
     """Label texts such as `0|5|16` as a float32 array, N x 19, of zeros and ones; an empty text is all zeros."""
-    hot = np.zeros((len(labels), len(CLASSES)), np.float32)
-    for row, text in enumerate(labels):
-        hot[row, [int(part) for part in text.split("|") if part]] = 1
-    return hot
+    return hot_labels(labels, len(CLASSES))
 
 
 def nucleus_hot(labels: pd.Series) -> np.ndarray:
@@ -235,8 +230,7 @@ def score_cells(cells: pd.DataFrame, probs: np.ndarray, images: Sequence[str], t
 
 def read_truth(path: str | Path) -> tuple[pd.DataFrame, np.ndarray]:
     """A truth table (a cells table with a column Label), and the classes of its cells, (rows, 19) bool."""
-    columns = {"ImageID": str, "CellID": int, "ImageWidth": int, "ImageHeight": int, "PredictionString": str}
-    truth = read_table(path, {**columns, "Label": str}, key=KEY)
+    truth = read_table(path, {**MASK_COLUMNS, "Label": str}, key=KEY)
     labels = np.zeros((len(truth), len(CLASSES)), bool)
     for row, text in enumerate(truth["Label"]):
         if text:

@@ -55,7 +55,7 @@ TRAIN_DEFAULTS = {
     "detect": {
         "arch": "maskrcnn_convnext_tiny", "optimizer": "AdamW", "lr": 1e-4, "weight_decay": 5e-4,
         "scheduler": "plateau", "epochs": 20, "batch_size": 2, "effective_batch": 2, "clipnorm": 1.0, "img_size": 704,
-        "crop_size": 704, "num_classes": 1, "in_channels": 3, "augment": "neurons", "split_name": "neurons_folds10",
+        "num_classes": 1, "in_channels": 3, "augment": "neurons", "split_name": "neurons_folds10",
         "skip_nonfinite": 100,
     },
 }  # fmt: skip

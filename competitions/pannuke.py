@@ -52,7 +52,7 @@ TRAIN_DEFAULTS = {
     "segment": {
         "arch": "unet_resnet34", "loss": "DiceFocalBoundary", "optimizer": "AdamW", "scheduler": "onecycle",
         "lr": 3e-4, "weight_decay": 1e-4, "epochs": 60, "batch_size": 16, "effective_batch": 16, "clipnorm": 1.0,
-        "img_size": 256, "crop_size": 256, "in_channels": 3, "augment": "pannuke", "progressive": 128, "ema": 0.9999,
+        "img_size": 256, "in_channels": 3, "augment": "pannuke", "progressive": 128, "ema": 0.9999,
         "swa_start": 30, "mixup": 0.4, "mix_share": 0.3, "patience": 15, "skip_nonfinite": 100,
     },
 }  # fmt: skip
@@ -159,10 +159,12 @@ def write_submission(
     rows = pd.DataFrame({**blank, "Image": [f"{name}+0" for name in empty], "ImageID": empty, "Label": ""})
     table = pd.concat([table, rows[[name for name in rows if name in table]]], ignore_index=True) if empty else table
     order = pd.Series(np.arange(len(sample)), sample["ID"]).loc[table["ImageID"]].to_numpy()
+    arrays = Path(path).with_name(f"{Path(path).stem}_masks.npy")
+    arrays.unlink(missing_ok=True)  # those of an earlier submission
     write_table(table.iloc[np.argsort(order, kind="stable")], path)
     sizes = cells[["ImageHeight", "ImageWidth"]].drop_duplicates().to_numpy().tolist()
     if len(sizes) == 1:
-        _write_arrays(Path(path).with_name(f"{Path(path).stem}_masks.npy"), sample["ID"], sizes[0], table, len(classes))
+        _write_arrays(arrays, sample["ID"], sizes[0], table, len(classes))
 
 
 def _write_arrays(path: Path, images: Sequence[str], size: list[int], table: pd.DataFrame, channels: int) -> None:

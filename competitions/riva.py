@@ -42,7 +42,7 @@ TRAIN_DEFAULTS = {
     "detect": {
         "arch": "centernet_resnet50", "optimizer": "AdamW", "lr": 1.25e-4, "weight_decay": 1e-4, "backbone_lr": 0.1,
         "scheduler": "cosine", "warmup_epochs": 5, "final_lr": 0.01, "epochs": 100, "patience": 25, "batch_size": 4,
-        "effective_batch": 4, "img_size": 1024, "crop_size": 1024, "clipnorm": 35.0, "num_classes": 1,
+        "effective_batch": 4, "img_size": 1024, "clipnorm": 35.0, "num_classes": 1,
         "in_channels": 3, "augment": "riva", "split_name": "riva_folds5",
     },
     "classify": {  # the published sampler and class weights are one correction twice: the sampler alone is the default
@@ -77,6 +77,8 @@ def read_metadata(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.Data
     table = read_table(path, {"image_filename": str})
     if {"class", "class_name"} & set(table) and "conf" not in table:
         return read_labels(path, classes)
+    if table.empty:
+        raise UserError(f"{path} has no rows")
     if "id" in table and not pd.api.types.is_integer_dtype(table["id"]):
         raise UserError(f"{path}: the column id must number the rows; {table['id'].iloc[0]!r} is no whole number")
     table = table.rename(columns={"image_filename": "ID"}).drop_duplicates("ID", ignore_index=True)
@@ -114,7 +116,8 @@ def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequen
     names = table["image_filename"]
     sizes = None
     if root is not None:
-        sizes = unique_sizes([image_files(root, name)[0] for name in names])
+        files = {name: image_files(root, name)[0] for name in names.unique()}
+        sizes = unique_sizes([files[name] for name in names])
         for column, size in zip("xy", sizes.T, strict=True):
             refuse((table["class"] >= 0) & (table[column] > size), path, table[column], OUTSIDE)
     own = (table["class"] >= 0).to_numpy()

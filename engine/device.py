@@ -9,14 +9,15 @@ from lightning_fabric import Fabric
 from common.errors import UserError
 
 
-def make_fabric(gpu_id: str, mixed_precision: bool) -> Fabric:
+def make_fabric(gpu_id: str, mixed_precision: bool, single: bool = False) -> Fabric:
     """A Fabric on the GPUs of `gpu_id` ("0", "0,1"), or on the CPU where the machine has none or gpu_id is "cpu".
 
+    single: for work that one GPU does, the first of them alone.
     Mixed precision is float16 with loss scaling on a GPU; the CPU computes in float32.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     cv2.setNumThreads(1)  # its threads do not outlive a fork, by which the readers' processes begin: those would wait
-    gpus = [] if gpu_id == "cpu" else _gpus(gpu_id)
+    gpus = [] if gpu_id == "cpu" else _gpus(gpu_id)[: 1 if single else None]
     if not gpus:
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     strategy = "ddp" if len(gpus) > 1 else "auto"

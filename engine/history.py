@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cells.table import write_table
-from common.files import atomic
+from pictures.output import save_figure
 
 
 def write_log(history: list[dict], path: Path) -> None:
@@ -42,5 +42,4 @@ def draw_curves(history: list[dict], select: str, path: Path) -> None:
     left.legend()
     right.plot(table["epoch"], table[select], marker=".", color="tab:green")
     right.set(xlabel="epoch", ylabel=select, ylim=(0, 1))
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_figure(path, figure)

@@ -40,7 +40,8 @@ def predict_views(
 
     Every sample is read, decoded and cropped once; the views are flips on the device, of the label images, too. A file
     that these weights (`identity`) already made from these samples stays as it is; of an interrupted run the parts that
-    are saved are used. With several processes each predicts its share of the parts.
+    are saved are used. With several processes each predicts its share of the parts, which may be none: `model` is one
+    that does not wait for the others.
 
     No part is begun that will not be done by the end of `clock`; with `whole` none, either, when it shows that all of
     them together will not. The parts that are done are kept for the next run.
@@ -94,7 +95,7 @@ def _predict_parts(fabric, model, samples, parts, batch_size, workers, title, cl
                 images, _, index = next(stream)
                 came = clock.now()
                 for view, rows in probs.items():
-                    rows.append(_probs(model, view_of(images, view)))
+                    rows.append(_probs(fabric, model, view_of(images, view)))
                 batches.append((len(index), came - began, clock.now() - came))
                 bar.update(len(index))
             parts.save(start, {view: np.concatenate(rows) for view, rows in probs.items()})
@@ -119,8 +120,9 @@ def view_of(images: torch.Tensor | dict[str, torch.Tensor], view: str) -> torch.
 
 
 @torch.inference_mode()
-def _probs(model: nn.Module, images: torch.Tensor | dict[str, torch.Tensor]) -> np.ndarray:
-    return model(images)["probs"].float().cpu().numpy()
+def _probs(fabric: Fabric, model: nn.Module, images: torch.Tensor | dict[str, torch.Tensor]) -> np.ndarray:
+    with fabric.autocast():
+        return model(images)["probs"].float().cpu().numpy()
 
 
 def _fingerprint(samples: Samples | Bags, identity: str) -> int:

@@ -48,7 +48,7 @@ class Road:
         self.models = find_models(args, self.config, self.competition)
         self.img_size = stored_size(args.img_size, self.models)
         self.views, self.seeds = check_flags(args, self.competition)
-        self.fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
+        self.fabric = make_fabric(args.gpu_id, bool(args.mixed_precision), single=True)
 
     def write_blank(self) -> None:
         """Write a submission in which no image has cells."""

@@ -127,8 +127,9 @@ def fit(
         started = time.monotonic()
         _train_epoch(run)
         losses = {name: total / max(run.progress.summed, 1) for name, total in run.progress.sums.items()}
-        run.judged.eval()
-        _end_epoch(run, losses, task.validate(fabric, run.ema.module if run.ema else model))
+        with fabric.autocast():  # not the wrapped model: a process may have nothing to validate, and waits for none
+            scores = task.validate(fabric, run.judged.eval())
+        _end_epoch(run, losses, scores)
         text = epoch_text(run.progress.history[-1], task.select, run.progress.best(task.select))
         say(f"{text}  ({time.monotonic() - started:.0f} s)")
     if swa and swa.n_averaged and _average_of(plan.folder / "swa.pth") != run.progress.epoch - 1:

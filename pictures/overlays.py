@@ -144,7 +144,7 @@ def choose_images(args: argparse.Namespace, cells: pd.DataFrame) -> Sequence[str
         known = cells["ImageID"].drop_duplicates()
     if not args.images:
         return known.iloc[: args.limit].tolist()
-    unknown = [name for name in args.images if name not in set(known)]
+    unknown = sorted(set(args.images) - set(known))
     if unknown:
         where = args.metadata or args.cell_meta_csv_path or args.truth
         raise UserError(f"--images {some(unknown)}: {where} has no such ID")

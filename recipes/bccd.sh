@@ -28,7 +28,7 @@ python makefolds.py "${own[@]}" --metadata "$DATA/train.csv" --cell_metadata "$M
 echo "== train the detector, then the classifier"
 net=(--optimizer AdamW --weight_decay 1e-4 --warmup_epochs 1 --scheduler cosine --final_lr 0.01 --pretrained efficientnet-lite0)
 python train.py "${fold[@]}" --out_dir Detector --arch centernet_fpn_tf_efficientnet_lite0 "${net[@]}" \
-    --metadata "$DATA/train.csv" --root_dir "$IMAGES" --img_size 416 --crop_size 416 --augment riva --mosaic_epochs 0 \
+    --metadata "$DATA/train.csv" --root_dir "$IMAGES" --img_size 416 --augment riva --mosaic_epochs 0 \
     --epochs 12 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --clipnorm 35 --ema 0.99
 python train.py "${fold[@]}" --out_dir Classes --arch tf_efficientnet_lite0 "${net[@]}" --cell cell --img_path "$CROPS" \
     --img_size 96 --crop_size 96 --augment stained_crop --loss CrossEntropy --sample 800 --mixup 0 --cutmix 0 \

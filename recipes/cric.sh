@@ -28,7 +28,7 @@ for fold in 0 1 2; do
     echo "== fold $fold"
     run=("${own[@]}" --fold $fold --result_dir "$RESULTS" "${folds[@]}" --gpu_id "$GPU" --workers "$WORKERS" "${net[@]}")
     python train.py "${run[@]}" --out_dir Detector --arch centernet_fpn_tf_efficientnet_lite0 --metadata "$DATA/train.csv" \
-        --root_dir "$IMAGES" --img_size 640 --crop_size 640 --epochs 20 --batch_size 2 --lr 1e-3 --backbone_lr 0.5 --ema 0.98
+        --root_dir "$IMAGES" --img_size 640 --epochs 20 --batch_size 2 --lr 1e-3 --backbone_lr 0.5 --ema 0.98
     python train.py "${run[@]}" --out_dir Classes --arch tf_efficientnet_lite0 --cell cell --img_path "$CROPS" \
         --img_size 112 --crop_size 112 --epochs 12 --batch_size 32 --lr 5e-4 --ema 0.95
     find_cells "$OUT/cv_folds/folds3/fold$fold.csv" fold$fold --weights "$RESULTS/models/Detector/fold$fold/best.pth" \

@@ -28,7 +28,7 @@ if [ "${1:-}" = --demo ]; then
     python synthesize.py --competition cytologia --out_dir "$DATA" --train 240 --test 40 --seed 1 --class_balance flat --jobs $((WORKERS > 0 ? WORKERS : 1))
     DETECTORS=${DETECTORS:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
     small=(--pretrained efficientnet-lite0 --optimizer AdamW --warmup_epochs 0.5 --lr 1e-3)
-    detect=("${small[@]}" --img_size 192 --crop_size 192 --augment riva --mosaic_epochs 0 --epochs 5 --batch_size 8 --backbone_lr 0.5 --ema 0.98)
+    detect=("${small[@]}" --img_size 192 --augment riva --mosaic_epochs 0 --epochs 5 --batch_size 8 --backbone_lr 0.5 --ema 0.98)
     classify=("${small[@]}" --img_size 96 --crop_size 96 --epochs 12 --batch_size 32 --ema 0.95)
     whole=("${small[@]}" --img_size 160 --crop_size 128 --epochs 8 --batch_size 16 --ema 0.95)
     again=(--epochs 4 --lr 3e-4)
@@ -75,7 +75,7 @@ for fold in $FOLDS; do
     for detector in $DETECTORS; do
         IFS=: read -r name size epochs <<< "$detector"
         train "detect_$name$size" "$fold" "${wider[@]}" --num_classes 1 --arch "$name" --metadata "$CLEAN/train.csv" \
-            --root_dir "$CLEAN/images" --split_name wider "${detect[@]}" ${size:+--img_size "$size" --crop_size "$size"} \
+            --root_dir "$CLEAN/images" --split_name wider "${detect[@]}" ${size:+--img_size "$size"} \
             ${epochs:+--epochs "$epochs"}
         weights[fold]+=",$RESULTS/models/detect_$name$size/fold$fold/best.pth"
     done

@@ -26,7 +26,7 @@ python makefolds.py "${typed[@]}" --metadata "$DATA/train.csv" --folds_dir "$FOL
 python train.py "${typed[@]}" --metadata "$DATA/train.csv" --root_dir "$DATA/train" --folds_dir "$FOLDS" --split_name held \
     --fold 0 --result_dir "$RESULTS" --out_dir Nuclei --gpu_id "$GPU" --workers "$WORKERS" \
     --arch unet_light_tf_efficientnet_lite0 --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --diameter "$DIAMETER" \
-    --tile "$SIDE" --img_size "$SIZE" --crop_size "$SIZE" --stretch 1 --augment nuclei \
+    --tile "$SIDE" --img_size "$SIZE" --stretch 1 --augment nuclei \
     --sample "$SAMPLE" --balance 0.4 --loss CrossEntropy --optimizer AdamW --weight_decay 1e-4 \
     --scheduler cosine --warmup_epochs 1 --final_lr 0.01 --lr 1e-3 \
     --backbone_lr 0.5 --freeze_norms 1 --clipnorm 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98 \

@@ -18,7 +18,7 @@ python synthesize.py --competition hpa --out_dir "$MADE" --train 60 --test 1 --s
 python makefolds.py --metadata "$MADE/train.csv" --folds_dir "$OUT/cv_folds" --split_name made --n_folds 6
 python train.py --metadata "$MADE/train_truth.csv" --root_dir "$MADE/train" --folds_dir "$OUT/cv_folds" --split_name made \
     --fold 0 --result_dir "$RESULTS" --out_dir Cells --arch unet_light_tf_efficientnet_lite0 \
-    --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --tile 1024 --diameter 64 --img_size 256 --crop_size 256 \
+    --pretrained efficientnet-lite0 --num_classes 1 --borders 2 --border_reach 3 --tile 1024 --diameter 64 --img_size 256 \
     --stretch 1 --augment nuclei --sample 300 --loss CrossEntropy --scheduler cosine --warmup_epochs 1 --final_lr 0.01 \
     --lr 1e-3 --backbone_lr 0.5 --freeze_norms 1 --batch_size 4 --epochs "$EPOCHS" --ema 0.98 --clipnorm 1 --gpu_id "$GPU" --workers "$WORKERS"
 

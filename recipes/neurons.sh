@@ -21,7 +21,7 @@ if [ "${1:-}" = --demo ]; then
     DATA=${DATA:-$OUT/data}
     python synthesize.py --competition neurons --out_dir "$DATA" --train 40 --test 6 --size 256x192 --seed 1 --jobs 1
     net=(--arch "${ARCH:-maskrcnn_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 256
-        --crop_size 256 --epochs 8 --lr 5e-4 --scheduler onecycle --batch_size 4 --ema 0.9)
+        --epochs 8 --lr 5e-4 --scheduler onecycle --batch_size 4 --ema 0.9)
 else
     OUT=${OUT:-results_neurons}
     DATA=${DATA:?is the folder of the competition; or give --demo}

@@ -20,7 +20,7 @@ if [ "${1:-}" = --demo ]; then
     OUT=${OUT:-demo_pannuke} FOLDS=${FOLDS:-0}
     DATA=${DATA:-$OUT/data}
     python synthesize.py --competition pannuke --out_dir "$DATA" --train 120 --size 128 --seed 1 --jobs 1
-    net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128 --crop_size 128
+    net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128
         --progressive 0 --augment nuclei --borders 2 --border_reach 2 --loss CrossEntropy --mixup 0 --freeze_norms 1
         --epochs 20 --batch_size 4 --lr 2e-3 --backbone_lr 0.3 --ema 0.98 --swa_start 0)
     plain=(--lr 1e-3 --warmup_epochs 1 --borders 0) # 400 steps

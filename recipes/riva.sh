@@ -35,13 +35,13 @@ if [ "$DEMO" ]; then
     python synthesize.py --competition riva --out_dir "$DATA" --train 64 --val 0 --test 16 --size 512 --cells 6-12 --seed 1 --jobs $((WORKERS > 0 ? WORKERS : 1))
     DETECTORS=${DETECTORS:-centernet_fpn_tf_efficientnet_lite0} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_lite0}
     small=(--pretrained efficientnet-lite0)
-    detect=("${small[@]}" --img_size 384 --crop_size 384 --epochs 8 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --warmup_epochs 0.5 --ema 0.98)
+    detect=("${small[@]}" --img_size 384 --epochs 8 --batch_size 4 --lr 1e-3 --backbone_lr 0.5 --warmup_epochs 0.5 --ema 0.98)
     classify=("${small[@]}" --img_size 96 --crop_size 96 --epochs 6 --batch_size 32 --lr 1e-3 --warmup_epochs 0.5 --ema 0.9)
 else
     OUT=${OUT:-results_riva$([ $MODE = full ] || echo _$MODE)} DATA=${DATA:?is the folder of the competition; or give --demo}
     DETECTORS=${DETECTORS:-centernet_resnet50} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnet_b2}
     detect=() classify=()
-    if [ $MODE = test ]; then detect=(--img_size 512 --crop_size 512 --epochs 5) classify=(--epochs 5); fi
+    if [ $MODE = test ]; then detect=(--img_size 512 --epochs 5) classify=(--epochs 5); fi
 fi
 again=(--epochs 5 --lr 3e-5) # of a further round
 META=$OUT/meta CROPS=$OUT/crops RESULTS=$OUT/results TABLES=$OUT/tables$END

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from synthesis.cells import Cell, disk, distance, soft
+from synthesis.pictures import SUBPIXEL
 from synthesis.settings import CellLine, Settings
 
 BULGE = 16  # pixels at scale 1: least width of the cytoplasm around a nucleus, before neighbours take their part
-SUBPIXEL = 4  # bits of cv2.fillPoly's fixed-point coordinates
 
 
 @dataclass

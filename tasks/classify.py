@@ -129,6 +129,8 @@ def scores(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], exc
     known = own[np.isfinite(own)]
     row = {"pr_auc": float(known.mean()) if len(known) else 0.0}
     if exclusive:
-        truth, found = np.nan_to_num(targets).argmax(1), probs.argmax(1)
-        row |= {"accuracy": float((truth == found).mean()), "macro_f1": macro_f1(truth, found, len(classes))}
+        labelled = np.isfinite(targets).all(1) & (targets > 0).any(1)
+        truth, found = targets[labelled].argmax(1), probs[labelled].argmax(1)
+        right = float((truth == found).mean()) if len(truth) else 0.0
+        row |= {"accuracy": right, "macro_f1": macro_f1(truth, found, len(classes))}
     return row | {f"AP {name}": float(score) for name, score in zip(classes, own, strict=True)}

@@ -53,9 +53,20 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
         "keep_size": competition.BOX_SIZE is not None, "masks": finds_masks(args.arch), "seed": args.seed,
     }  # fmt: skip
     (train_keys, train_cells), (valid_keys, valid_cells) = parts
+    check_cells(args, cells, train_keys, valid_keys)
     change = choose(SCENES, args.augment, "--augment")
     train = Scenes(keys=train_keys, cells=train_cells, change=change, mosaic_epochs=args.mosaic_epochs, **common)
     return train, Scenes(keys=valid_keys, cells=valid_cells, change=SCENES["none"], **common)
+
+
+def check_cells(args: argparse.Namespace, cells: pd.DataFrame, train: list[str], valid: list[str]) -> None:
+    """UserError when the images of a part of the split have no cell in the table: it is that of other images."""
+    for what, keys in (("training", train), ("validation", valid)):
+        if not cells["ImageID"].isin(keys).any():
+            raise UserError(
+                f"--metadata {args.metadata} has no cell of the {len(keys)} {what} images of {args.split_name}: "
+                f"{some(keys)}"
+            )
 
 
 def without_background(cells: pd.DataFrame, competition: Competition) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from losses.segmentation import UNWEIGHTED, MapLoss
 from metrics.dice import class_pixels, dice, frequency_weights, weighted_dice
 from metrics.panoptic import image_quality
 from models import build_detector
+from tasks.detect import check_cells
 from tasks.start import freeze, start_weights
 
 RIMS = 2  # --borders: every cell's rim, not only where two touch
@@ -60,6 +61,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     }  # fmt: skip
     parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
     train, valid = (images["ID"].tolist() for images in parts)
+    if cells is not None:
+        check_cells(args, cells, train, valid)
     unread = [key for key in (*train, *valid) if not all(path.exists() for path in competition.image_files(root, key))]
     if unread:
         raise UserError(f"--root_dir {args.root_dir} lacks images of {args.split_name}: {some(unread)}")

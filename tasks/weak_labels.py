@@ -54,6 +54,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--alpha_schedule {args.alpha_schedule} must be a share of the epochs, from 0 to 1")
     if args.cell == "nucleus" and args.cache_dir is None:
         raise UserError("--cell nucleus needs --cache_dir, where segment.py wrote the label images of nuclei")
+    if args.cell == "nucleus" and args.augment not in IN_STEP:
+        raise UserError(f"--augment {args.augment} changes colours; {' and '.join(IN_STEP)} are for nuclei")
     if not issubclass(kind, BagOfCells):
         return
     if (args.cell == "image") == (kind is BagOfCells):

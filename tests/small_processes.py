@@ -13,6 +13,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.predict import predict_views
 from engine.train import Plan, Task, fit, gather
 
 
@@ -41,6 +42,27 @@ class Numbers(torch.utils.data.Dataset):
         return torch.tensor(item[1] + 1.0), torch.zeros(1), item[1]
 
 
+class Judge(nn.Module):
+    """Its batch norm is what wrapped models wait for one another with."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"probs": self.norm(images[:, None])}
+
+
+class Few(Numbers):
+    """Fewer than a part: there is none for a second process."""
+
+    rows = keys = ("0", "1", "2")
+    identity = ()
+
+    def __len__(self) -> int:
+        return 3
+
+
 def main(count: int, folder: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=count, strategy="ddp" if count > 1 else "auto")
     fabric.launch()
@@ -57,6 +79,8 @@ def main(count: int, folder: Path) -> None:
         seed=1, workers=0, rate=lambda done, history: 0.1, ema=0.5,
     )  # fmt: skip
     fit(fabric, Task(model, samples, validate, "score"), optimizer, plan, lambda text: None)
+    file = folder / "prob_test.npz"
+    predict_views(fabric, Judge(), Few(), {"default": file}, "one part", 2, 0, "predict")
     found = {"weight": model.weight.item(), "read": samples.read, "seen": seen}
     (folder / f"rank{fabric.global_rank}.json").write_text(json.dumps(found))
 

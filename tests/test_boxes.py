@@ -140,3 +140,18 @@ def test_nothing_and_boxes_without_area_fuse_to_nothing(way) -> None:
 def test_an_unknown_confidence_lists_the_choices() -> None:
     with pytest.raises(UserError, match="median.*avg, max, box_and_model_avg"):
         fuse(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.ones(1), 0.5, confidence="median")
+
+
+def test_the_best_matches_do_not_hang_on_how_many_pairs_are_compared_at_a_time(monkeypatch):
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 50, (2, 60, 2))
+    one, other = (np.concatenate([xy, xy + generator.uniform(5, 30, (60, 2))], axis=1) for xy in corners)
+    groups, other_groups = generator.integers(0, 5, 60), generator.integers(1, 6, 60)
+    rows, highest = box.best_match(one, groups, other, other_groups, box.iou)
+    for index, (own_box, group) in enumerate(zip(one, groups, strict=True)):
+        own = np.flatnonzero(other_groups == group)
+        values = box.iou(own_box, other[own])
+        assert (rows[index], highest[index]) == ((own[values.argmax()], values.max()) if len(own) else (-1, -1))
+    monkeypatch.setattr(box, "PAIRS", 7)
+    for first, second in zip((rows, highest), box.best_match(one, groups, other, other_groups, box.iou), strict=True):
+        np.testing.assert_array_equal(first, second)

@@ -45,3 +45,8 @@ def test_classes_from_a_file(tmp_path):
 def test_suffixes_in_capitals(tmp_path):
     (tmp_path / "a.b.PNG").touch()
     assert competitions.get("neurons", "cell").image_files(tmp_path, "a.b")[0].exists()
+
+
+def test_classes_longer_than_a_files_name_may_be():
+    names = tuple(f"a class with quite a long name {number}" for number in range(40))
+    assert names == competitions.get("cytologia", ",".join(names)).CLASSES

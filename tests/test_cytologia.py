@@ -53,6 +53,12 @@ def test_the_last_fifteen_epochs_are_without_mosaics(epochs, mosaics):
     assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == mosaics
 
 
+@pytest.mark.parametrize(("epochs", "first"), [(None, 30), (20, 10), (1, 1)])
+def test_weights_are_averaged_over_the_same_share_of_the_epochs(epochs, first):
+    args = argparse.Namespace(arch="unet_resnet34", epochs=epochs, competition="pannuke")
+    assert train.defaults_of(args, competitions.get("pannuke"))["swa_start"] == first
+
+
 def test_the_table_is_read(truth, images) -> None:
     cells = cytologia.read_cells(truth, images)
     assert cells["Image"].tolist() == ["a.jpg+1", "b.jpg+1", "a.jpg+2", "b.jpg+2"]

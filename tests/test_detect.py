@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_blobs import CLASSES as BLOBS
 from small_blobs import make_small_blobs
 from small_scenes import CLASSES, make_small_scenes
 
@@ -52,7 +53,7 @@ def train_flags(folder: Path, *more: str) -> list[str]:
         *common(folder), *split(folder), "--out_dir", "Detector", "--result_dir", str(folder / "results"),
         "--arch", ARCH,
         "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images"), "--img_size", "96",
-        "--crop_size", "96", "--batch_size", "4", "--epochs", "2", "--warmup_epochs", "0", "--optimizer", "AdamW",
+        "--batch_size", "4", "--epochs", "2", "--warmup_epochs", "0", "--optimizer", "AdamW",
         "--lr", "0.002", "--mosaic_epochs", "0", "--augment", "riva", "--ema", "0.5", "--gpu_id", "cpu", *more,
     ]  # fmt: skip
 
@@ -317,7 +318,9 @@ def test_bad_training_flags(data, flags, message):
         (["--finder", "truth", "--weights", "x.pth"], "--finder truth does not use --weights, it belongs to network"),
         (["--weights", "none.pth"], "--weights does not exist: none.pth"),
         (["--truth", "none.csv"], "does not exist: none.csv"),
-        (["--finder", "truth", "--max_cells", "-1"], "--max_cells -1 must be at least 1"),
+        (["--finder", "truth", "--max_cells", "-1"], "--finder truth does not use --max_cells, it belongs to network"),
+        (["--finder", "otsu", "--zooms", "0.8,1"], "--finder otsu does not use --zooms, it belongs to network"),
+        (["--finder", "otsu", "--label_scale", "0.5"], "does not use --label_scale, it belongs to hpacellseg"),
     ],
 )
 def test_bad_finder_flags(data, tmp_path, flags, message):
@@ -335,6 +338,22 @@ def test_a_table_without_any_cell(tmp_path, arch):
     flags += ["--root_dir", str(folder / "images"), "--out_dir", "None", "--arch", arch, "--gpu_id", "cpu"]
     with pytest.raises(UserError, match="--metadata has no labelled cell to learn from"):
         train.main(flags)
+
+
+@pytest.mark.parametrize("arch", [ARCH, "unet_light_test_resnet"])
+def test_a_table_of_other_images(tmp_path, arch):
+    folder = make_small_blobs(tmp_path, images=4)
+    flags = ["--competition", "neurons", "--classes", BLOBS, *split(folder)]
+    makefolds.main([*flags, "--metadata", str(folder / "train.csv"), "--n_folds", "2"])
+    table = pd.read_csv(folder / "train.csv", dtype={"id": str})
+    fold = pd.read_csv(folder / "folds" / "held" / "images.csv", dtype={"ID": str}).set_index("ID")["Fold"]
+    table[table["id"].map(fold) == 0].to_csv(folder / "half.csv", index=False)
+    for name in table.loc[table["id"].map(fold) == 1, "id"].unique():  # known, but without cells
+        row = table[table["id"] == name].head(1).assign(annotation="")
+        row.to_csv(folder / "half.csv", index=False, header=False, mode="a")
+    flags += ["--metadata", str(folder / "half.csv"), "--root_dir", str(folder / "images"), "--out_dir", "None"]
+    with pytest.raises(UserError, match="half.csv has no cell of the 2 training images of held: "):
+        train.main([*flags, "--arch", arch, "--gpu_id", "cpu"])
 
 
 class Blob(torch.nn.Module):

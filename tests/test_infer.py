@@ -513,7 +513,7 @@ def test_a_submission_without_cells_is_valid(name, tmp_path):
         ({"other.csv": ("cell", 1)}, [],
          "both.csv row 2, column Predictions: other.csv must be called probabilities_<model>_<epoch>.csv"),
         ({"probabilities_.._7.csv": ("cell", 1)}, [], "row 2, column Predictions: '..' cannot be a file name"),
-        (ROWS, ["--gpu_id", "0,1"], "--gpu_id 0,1 must be one GPU's number or the word cpu"),
+        (ROWS, ["--gpu_id", "one"], "--gpu_id one must be GPU numbers joined by commas"),
         (ROWS, ["--time_limit", "soon"], "--time_limit 'soon' must be a time above zero"),
         (ROWS, ["--views", "rot90"], "rot90 is not known"),
         (ROWS, ["--combine", "foo"], "--combine foo is not known"),

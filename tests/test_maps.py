@@ -25,6 +25,7 @@ from augment.maps import (
     grid_of,
     pannuke,
     placed,
+    scaled_part,
     shift_scale_rotate,
     window,
 )
@@ -79,6 +80,25 @@ def test_windows_keep_step(height, width, seed):
     new, changed = window(image, labels, (64, 32), 0.5, 0, rng(seed))
     assert new.shape == (64, 32, 3) and changed.shape == (64, 32) and changed.dtype == np.uint16
     assert (new[changed == 0] == 114).all() and (changed > 0).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 90), st.integers(20, 90), st.floats(0.2, 5), st.integers(0, 1000))
+def test_a_scaled_part_is_that_of_the_whole_scaled(height, width, zoom, seed):
+    """Ramps tell where a pixel comes from: to within a pixel or two the same place."""
+    rows, columns = np.mgrid[:height, :width]
+    image, labels = np.dstack([rows, columns]).astype(np.uint8), (rows * 100 + columns).astype(np.uint16)
+    size = np.array([max(round(side * zoom), 1) for side in (height, width)])
+    shape = np.minimum(rng(seed).integers(1, 64, 2), size)
+    corner = rng(seed, "corner").integers(0, size - shape + 1)
+    part, own = scaled_part(image, labels, size, corner, shape)
+    assert part.shape == (*shape, 2) and own.shape == tuple(shape)
+    places = np.mgrid[: shape[0], : shape[1]] + corner[:, None, None] + 0.5
+    near = 0.51 + 1.5 / zoom  # nearest pixel, offset and size are rounded
+    for axis, side in enumerate((height, width)):
+        expected = np.clip(places[axis] * side / size[axis] - 0.5, 0, side - 1)
+        assert np.abs(part[..., axis] - expected).max() <= near
+        assert np.abs((own // 100, own % 100)[axis] - expected).max() <= near
 
 
 def test_windows_are_of_all_places_and_sizes():

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from metrics import classification, detection_map
 from metrics.detection_map import DetectionMAP, match
+from tasks import classify
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 5), st.sampled_from([2, 10, 10**6]))
@@ -128,3 +129,12 @@ def test_unknown_targets_are_left_out_of_their_class() -> None:
     probs = np.array([[0.9, 0.9], [0.8, 0.8], [0.7, 0.7], [0.6, 0.6]])
     targets = np.array([[1.0, np.nan], [0.0, 1.0], [1.0, np.nan], [0.0, np.nan]])
     np.testing.assert_allclose(classification.average_precision(probs, targets), [(1 + 2 / 3) / 2, 1.0])
+
+
+def test_unlabelled_samples_count_for_no_class():
+    """Three samples named rightly, one without a class, one whose labels are unknown."""
+    targets = np.array([[1, 0], [0, 1], [0, 1], [0, 0], [np.nan, np.nan]], np.float32)
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6], [0.1, 0.9]])
+    row = classify.scores(probs, targets, ("a", "b"), exclusive=True)
+    assert row["accuracy"] == row["macro_f1"] == 1
+    assert classify.scores(probs[3:], targets[3:], ("a", "b"), exclusive=True)["accuracy"] == 0

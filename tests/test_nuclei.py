@@ -108,6 +108,11 @@ def flags(data: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def test_colours_are_not_changed_where_there_are_none(data):
+    with pytest.raises(UserError, match="--augment stained_crop changes colours; dihedral_crop and none are"):
+        train.main(flags(data, "--augment", "stained_crop"))
+
+
 def test_the_road(data):
     train.main(flags(data))
     log = pd.read_csv(data / "results" / "models" / "run" / "fold0" / "log.csv")

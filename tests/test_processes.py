@@ -1,10 +1,11 @@
-"""Several processes learn as one does from batches as large as theirs together."""
+"""Several processes learn as one does from batches as large as theirs together, and predict what it does."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("small_processes.py")
@@ -27,3 +28,6 @@ def test_two_processes_learn_as_one(tmp_path):
     shares = [set(process["read"]) for process in two]
     assert sorted(two[0]["read"] + two[1]["read"]) == sorted(one[0]["read"]) and len(shares[0]) < 12
     assert (tmp_path / "two" / "last.pth").exists()
+    for folder in ("one", "two"):
+        with np.load(tmp_path / folder / "prob_test.npz") as saved:
+            np.testing.assert_allclose(saved["probs"].ravel(), [1, 2, 3], rtol=1e-4)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cells.finders import refuse_other_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 # Notes a command, an argument a line, and makes the tables that recipes themselves read.
 STUB = """#!/usr/bin/env bash
@@ -63,7 +65,13 @@ def takes(command: list[str]) -> None:
     """Parse a command with its script's own parser, and check the flags of a training; SystemExit or UserError."""
     script, *flags = command
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    module.settled(flags) if script == "train.py" else module.get_args_parser().parse_args(flags)
+    if script == "train.py":
+        module.settled(flags)
+        return
+    parser = module.get_args_parser()
+    args = parser.parse_args(flags)
+    if script == "segment.py" and args.finder:
+        refuse_other_flags(args, parser.get_default)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="recipes need bash")

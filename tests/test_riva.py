@@ -267,3 +267,9 @@ def test_the_real_pap_smears_go_through(real_data, tmp_path) -> None:
     assert re.fullmatch(
         r"\S+\.jpg,[\d.]+,[\d.]+,100.0,100.0,1.0000,\d", (tmp_path / "sub.csv").read_text().split("\n")[1]
     )
+
+
+def test_a_sample_without_rows(tmp_path) -> None:
+    path = write(tmp_path / "sample.csv", header="id,image_filename,class,x,y,width,height,conf")
+    with pytest.raises(UserError, match="sample.csv has no rows"):
+        riva.read_metadata(path)

@@ -151,3 +151,11 @@ def test_an_empty_part_of_a_joined_table_leaves_no_trace(tmp_path):
     parts = [pd.DataFrame({"ID": own, "x": np.arange(len(own))}) for own in ids]
     write_table(pd.concat(parts, ignore_index=True), tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_text() == "ID,x\na,0\n"
+
+
+def test_a_parquet_table_with_numbers_for_names_or_nulls(tmp_path):
+    pd.DataFrame({"ID": [7, 8]}).to_parquet(tmp_path / "ids.parquet")
+    with pytest.raises(UserError, match="ids.parquet row 2, column ID: 7 is a number; text is right"):
+        read_table(tmp_path / "ids.parquet", {"ID": str})
+    pd.DataFrame({"ID": ["a", "b"], "Label": ["0", None]}).to_parquet(tmp_path / "null.parquet")
+    assert read_table(tmp_path / "null.parquet", {"ID": str, "Label": str})["Label"].tolist() == ["0", ""]

@@ -53,7 +53,7 @@ def train_flags(folder: Path, arch: str, *more: str) -> list[str]:
     return [
         *common(), *split(folder), "--out_dir", arch, "--result_dir", str(folder / "results"), "--arch", arch,
         "--metadata", str(folder / "train.csv"), "--root_dir", str(folder / "images"), "--img_size", "96",
-        "--crop_size", "96", "--batch_size", "2", "--effective_batch", "2", "--epochs", "2", "--optimizer", "AdamW",
+        "--batch_size", "2", "--effective_batch", "2", "--epochs", "2", "--optimizer", "AdamW",
         "--scheduler", "constant", "--lr", "0.001", "--gpu_id", "cpu", *more,
     ]  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_hpa_cells_are_learned_from_masks(tmp_path):
                      "--cells", "2-3", "--jobs", "1"])  # fmt: skip
     makefolds.main([*flags, "--metadata", str(made / "train.csv"), "--n_folds", "3"])
     learn = [*flags, "--metadata", str(made / "train_truth.csv"), "--root_dir", str(made / "train"), "--gpu_id", "cpu",
-             "--result_dir", str(tmp_path), "--img_size", "64", "--crop_size", "64", "--epochs", "1"]  # fmt: skip
+             "--result_dir", str(tmp_path), "--img_size", "64", "--epochs", "1"]  # fmt: skip
     maps = ["--out_dir", "Cells", "--arch", "unet_light_resnet18", "--tile", "96", "--borders", "1", "--augment",
             "nuclei", "--loss", "DiceCrossEntropy", "--scheduler", "cosine"]  # fmt: skip
     with pytest.raises(UserError, match="--num_classes 19: hpa does not tell cells apart; 1 is right"):
@@ -377,9 +377,9 @@ def test_refusals(data, tmp_path):
         (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders: for networks of class maps, not for"),
         (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--raw: for networks of class maps, not for"),
         (["--cutmix", "1"], "--cutmix: for classifiers, not for --arch unet_resnet18"),
-        (["--border_reach", "0"], "--border_reach 0 must be 1 pixel or more"),
-        (["--diameter", "30"], "--diameter 30.0 must be a number of pixels, beside --tile"),
-        (["--balance", "2"], "--balance 2.0 must be from 0 to 1"),
+        (["--border_reach", "0"], "--border_reach 0 must be at least 1"),
+        (["--diameter", "30"], "--diameter does nothing without --tile"),
+        (["--balance", "2"], "--balance does nothing without --sample"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
     ):
         with pytest.raises(UserError, match=message):

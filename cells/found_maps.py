@@ -1,0 +1,58 @@
+"""What networks say of an image, turned into its cells. Without torch, which each worker process would have to load."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cells.finders import Found
+from cells.instances import bordered_instances, class_instances
+from cells.overlaps import Cut, remove_overlaps
+from cells.regions import number
+
+
+class Masks(NamedTuple):
+    """The cells of an image as masks cut to their boxes, with scores (n,) and classes (n,); they may overlap."""
+
+    cuts: list[Cut]
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def label(
+    image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool, threshold: float
+) -> Found:
+    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split, whose
+    cells with a score below the threshold go.
+
+    borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
+    apart; without it they find cells of any kind, which class these have is left open.
+    """
+    if isinstance(prediction, Found):
+        found = prediction
+    elif isinstance(prediction, Masks):
+        found = found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
+    else:
+        found = found_in_maps(prediction, borders, threshold)
+    return found if named else found._replace(labels=None)
+
+
+def found_masks(cells: np.ndarray, masks: Masks) -> Found:
+    """A label image of `masks` (label i + 1 is mask i, some may be gone) with the labels in a row from 1."""
+    left = np.unique(cells)
+    left = left[left > 0]
+    cells = number(np.isin(np.arange(len(masks.scores) + 1), left))[cells]
+    return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
+
+
+def found_in_maps(probs: np.ndarray, borders: bool = False, threshold: float = 0.0) -> Found:
+    """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
+    `borders` that of being a cell. Those below the threshold are left out.
+    """
+    cells, classes = bordered_instances(probs) if borders else class_instances(probs, len(probs) - 1)
+    areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
+    own = 1 - probs[-1] if borders else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
+    sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
+    scores = sums / np.maximum(areas, 1)
+    keep = scores >= threshold
+    cells = number(np.append(False, keep))[cells]
+    return Found(cells, np.zeros_like(cells), scores=scores[keep], labels=classes[keep])
