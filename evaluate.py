@@ -25,12 +25,12 @@ import competitions
 from cells.boxes import best_match, iou
 from cells.table import BOX, CELL_COLUMNS, KEY, certain, match_rows, read_probabilities, read_table, write_table
 from common.errors import UserError, run
+from common.figures import save_figure
 from common.files import existing, sole_writer
 from common.say import say
 from competitions import Competition
 from metrics.box_map import ap_table, centre_recall
 from metrics.classification import macro_f1
-from pictures.output import save_figure
 
 
 def get_args_parser() -> argparse.ArgumentParser:

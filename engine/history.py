@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cells.table import write_table
-from pictures.output import save_figure
+from common.figures import save_figure
 
 
 def write_log(history: list[dict], path: Path) -> None:

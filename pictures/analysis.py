@@ -14,8 +14,8 @@ from cells.boxes import areas
 from cells.masks import decode_rles
 from cells.table import BOX, write_table
 from common.errors import UserError
+from common.figures import save_figure
 from common.say import say
-from pictures.output import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

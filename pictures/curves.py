@@ -10,8 +10,8 @@ import pandas as pd
 
 from cells.table import read_table
 from common.errors import UserError, some
+from common.figures import save_figure
 from common.say import say
-from pictures.output import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

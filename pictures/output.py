@@ -2,15 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from common.files import atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def slug(name: str) -> str:
@@ -23,9 +19,3 @@ def save(path: Path, picture: np.ndarray) -> None:
     data = cv2.imencode(".png", picture[..., ::-1])[1]
     with atomic(path) as temporary:
         temporary.write_bytes(data.tobytes())  # imwrite does not take every path
-
-
-def save_figure(path: Path, figure: "Figure") -> None:
-    """Write a figure as PNG, atomically."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=100)

@@ -94,7 +94,7 @@ def test_a_scaled_part_is_that_of_the_whole_scaled(height, width, zoom, seed):
     part, own = scaled_part(image, labels, size, corner, shape)
     assert part.shape == (*shape, 2) and own.shape == tuple(shape)
     places = np.mgrid[: shape[0], : shape[1]] + corner[:, None, None] + 0.5
-    near = 0.51 + 1.5 / zoom  # nearest pixel, offset and size are rounded
+    near = 0.51 + 2 / zoom  # nearest pixel; offset and size are rounded
     for axis, side in enumerate((height, width)):
         expected = np.clip(places[axis] * side / size[axis] - 0.5, 0, side - 1)
         assert np.abs(part[..., axis] - expected).max() <= near

@@ -68,7 +68,7 @@ def test_the_same_maps_cost_nothing():
     net.net.features = lambda images: torch.nn.functional.avg_pool2d(images, 8)
     net.net.head.cams = torch.nn.Conv2d(4, 5, 1)
     losses = net(pixels(2), torch.eye(5)[:2])
-    assert losses["reconstruction"] == 0
+    assert losses["reconstruction"] < 1e-6
     torch.testing.assert_close(losses["tile_loss"], losses["loss"])
 
 
