@@ -210,6 +210,8 @@ def defaults_of(args: argparse.Namespace, competition: Competition) -> dict:
     args.arch = args.arch or own["arch"]
     if args.epochs and "mosaic_epochs" in own:  # as many epochs without mosaics at the end as published
         own = own | {"mosaic_epochs": max(0, args.epochs - (own["epochs"] - own["mosaic_epochs"]))}
+    if finds_masks(args.arch):  # which mosaics have none of
+        own = own | {"mosaic_epochs": 0}
     if args.epochs and "swa_start" in own:  # after the same share of them
         own = own | {"swa_start": max(1, round(own["swa_start"] / own["epochs"] * args.epochs))}
     return own

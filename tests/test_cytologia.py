@@ -53,6 +53,11 @@ def test_the_last_fifteen_epochs_are_without_mosaics(epochs, mosaics):
     assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == mosaics
 
 
+def test_networks_of_masks_begin_without_mosaics():
+    args = argparse.Namespace(arch="maskrcnn_resnet18", epochs=None, competition="cytologia")
+    assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == 0
+
+
 @pytest.mark.parametrize(("epochs", "first"), [(None, 30), (20, 10), (1, 1)])
 def test_weights_are_averaged_over_the_same_share_of_the_epochs(epochs, first):
     args = argparse.Namespace(arch="unet_resnet34", epochs=epochs, competition="pannuke")
