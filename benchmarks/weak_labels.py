@@ -61,7 +61,8 @@ NAMES = {
     "rules": "together: images judged by cells too, Negative like every class, border cells by completeness",
     "longer_rules": "the same with the cell models that were trained longer",
     "together": "together (rules) and the warm bags among the cell models",
-    "together_ema": "together, and running means among the cell models",
+    "together_puzzle": "together (rules) and PuzzleCAM among the cell models",
+    "together_ema": "together with warm bags, and running means among the cell models",
     "together_soft": "... and the pair on soft labels",
 }  # the order of the rows; a score of another name comes last
 

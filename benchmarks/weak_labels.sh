@@ -2,8 +2,8 @@
 # What helps to tell cells apart by the labels of their images: each idea alone and together, beside the 12th place's
 # recipe, on one fixed made-up set. benchmarks/weak_labels.md has the figures.
 #
-#   bash benchmarks/weak_labels.sh                        CPU scale, seed 1: some four hours of one core,
-#                                                         25 minutes for IDEAS="recipe combination rules"
+#   bash benchmarks/weak_labels.sh                        CPU scale, seed 1: two to four hours of one core,
+#                                                         15 to 25 minutes for IDEAS="recipe combination rules"
 #   SEEDS="1 2 3" OUT=weak bash benchmarks/weak_labels.sh the whole table
 #   SCALE=gpu SEEDS="1 2 3" OUT=weak_gpu bash benchmarks/weak_labels.sh
 #   IDEAS="recipe bag" bash benchmarks/weak_labels.sh     some of them; `recipe` must be the first or be done
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 SCALE=${SCALE:-cpu} OUT=${OUT:-weak_labels} SEEDS=${SEEDS:-1} GPU=${GPU:-0} WORKERS=${WORKERS:-0}
 IDEAS=${IDEAS:-"recipe combination views rules bag warm together ema soft everything longer balanced mixup cutmix \
-pooled puzzle duo attention"}
+pooled puzzle puzzled duo attention"}
 
 net=tf_efficientnet_lite0 # with the ImageNet weights of a Python package: nothing is downloaded
 case $SCALE in
@@ -218,6 +218,11 @@ idea_rules() { # with the recipe's own tables
 idea_together() { # and with warm bags
     pair_tables Cell
     together together 2 "${PAIR[@]}" "warm_$single_epochs:cell:1"
+}
+
+idea_puzzled() { # or with PuzzleCAM
+    pair_tables Cell
+    together together_puzzle 2 "${PAIR[@]}" "puzzle_$whole_epochs:cell:1"
 }
 
 idea_everything() { # and with running means and soft labels
