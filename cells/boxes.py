@@ -13,6 +13,7 @@ from numba import njit
 
 PAIRS = 2_000_000  # of boxes that are compared at a time, some 350 MB
 
+
 def areas(boxes: np.ndarray) -> np.ndarray:
     """The areas of boxes (..., 4): (...,) float; 0 where a box is empty or turned inside out."""
     sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
