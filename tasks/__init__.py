@@ -1,4 +1,5 @@
-"""Kinds of training: what the samples are, what the network is, how an epoch is judged. One file a kind.
+"""Kinds of training: what the samples are, what the network is, how an epoch is judged. One file a kind;
+`flags` says which of train.py's flags each heeds, `weak_labels` what is peculiar to some classifiers.
 
 Each has `prepare(args, competition, starts, say) -> engine.train.Task`. `starts`: the run begins now, so the network
 takes the weights that the flags name; `say` tells the user something.
