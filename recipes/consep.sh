@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CoNSeP's nuclei on the pannuke road: its two folds, each the other's test. On a CPU in half an hour each. With 54 images
 # a fold it matters what the network knows already: best the nuclei of recipes/dsb2018.sh, as
-# PRETRAINED=results_dsb2018/results/models/Nuclei/fold0/swa.pth.
+# PRETRAINED=results_dsb2018/results/models/unet/fold0/swa.pth.
 #
 #   DATA=path/to/consep bash recipes/consep.sh     DATA holds fold1/ and fold2/ with images.npy, masks.npy, types.npy
 #

@@ -38,8 +38,10 @@ RECIPES = {  # with flags, or words that say what is else about it
     "hpa --demo": {}, "hpa": DATA, "riva --demo": {}, "riva": DATA, "riva --mode test": DATA,
     "riva in rounds": {**DATA, "ROUNDS": "2", "PART": "val", "FOLDS": "0 1", "DETECTORS": "yolox_s:x yolox_m"},
     "cytologia --demo": {}, "cytologia": DATA, "neurons --demo": {}, "neurons": DATA, "pannuke --demo": {},
-    "pannuke": DATA, "pannuke plain": {**DATA, "PLAIN": "1"}, "dsb2018": DATA, "usiigaci": DATA, "consep": DATA,
-    "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA, "hpa_finder": DATA, "sartorius": DATA,
+    "pannuke": DATA, "pannuke plain": {**DATA, "PLAIN": "1"}, "dsb2018": DATA,
+    "dsb2018 maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "usiigaci": DATA, "consep": DATA,
+    "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA, "hpa_finder": DATA,
+    "hpa_finder maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "sartorius": DATA,
     "weak_labels": {}, "weak_labels on a GPU": {"SCALE": "gpu"},
 }  # fmt: skip
 
