@@ -43,6 +43,7 @@ class MaskRCNN(nn.Module):
         last = self.roi_heads.mask_predictor.mask_fcn_logits  # torchvision's start gives logits of +-10
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
+        self.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
 
     def forward(
         self, images: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None = None
@@ -55,7 +56,7 @@ class MaskRCNN(nn.Module):
         probabilities on the boxes, float32 (see cells.found_masks for the pixels).
         """
         height, width = images.shape[2:]
-        images = (images.float() - self.mean) / self.std
+        images = ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         images = functional.pad(images, (0, -width % DEEPEST, 0, -height % DEEPEST))
         maps = feature_maps(self.backbone, images)
         maps = self.pyramid({str(level): maps[stride] for level, stride in enumerate(STRIDES)})

@@ -29,7 +29,7 @@ unet)
     find=(--tile "$SIDE" --augment default,fliplr,flipud,transpose)
     ;;
 maskrcnn)
-    EPOCHS=${EPOCHS:-30} weights=$(printf %03d "$EPOCHS").pth
+    EPOCHS=${EPOCHS:-18} weights=$(printf %03d "$EPOCHS").pth
     net=(--arch maskrcnn_light_tf_efficientnet_lite0 --img_size 512 --augment neurons --batch_size 2)
     find=(--augment default,fliplr,flipud)
     ;;
