@@ -31,7 +31,7 @@ unet)
 maskrcnn)
     EPOCHS=${EPOCHS:-18} weights=$(printf %03d "$EPOCHS").pth
     net=(--arch maskrcnn_light_tf_efficientnet_lite0 --img_size 512 --augment neurons --batch_size 2)
-    find=(--augment default,fliplr,flipud)
+    find=(--augment default,fliplr,flipud --score_threshold 0.7)
     ;;
 *) echo "dsb2018.sh: error: NETWORK=$NETWORK is not known; unet or maskrcnn is right" >&2 && exit 2 ;;
 esac
