@@ -6,9 +6,8 @@ import numpy as np
 
 from cells.finders import Found
 from cells.instances import bordered_instances, class_instances
-from cells.overlaps import Cut, remove_overlaps
+from cells.overlaps import HALF, Cut, remove_overlaps
 from cells.regions import number
-
 
 class Masks(NamedTuple):
     """The cells of an image as masks cut to their boxes, with scores (n,) and classes (n,); they may overlap."""
@@ -21,8 +20,9 @@ class Masks(NamedTuple):
 def label(
     image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool, threshold: float
 ) -> Found:
-    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels; class maps split, whose
-    cells with a score below the threshold go.
+    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels, and one of which less than
+    half is left goes: it is a cell that was found twice. Class maps are split; their cells with a score below the
+    threshold go.
 
     borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
     apart; without it they find cells of any kind, which class these have is left open.
@@ -30,7 +30,8 @@ def label(
     if isinstance(prediction, Found):
         found = prediction
     elif isinstance(prediction, Masks):
-        found = found_masks(remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2]), prediction)
+        cells = remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2], share=HALF)
+        found = found_masks(cells, prediction)
     else:
         found = found_in_maps(prediction, borders, threshold)
     return found if named else found._replace(labels=None)

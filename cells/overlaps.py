@@ -4,18 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+HALF = 0.5  # share of a network's mask that better ones must leave of it, else it is a cell that was found twice
 Cut = tuple[np.ndarray, tuple[int, int]]  # a mask within its box, and the box's left and top (x, y) in the image
 
 
 def remove_overlaps(
     masks: np.ndarray | Sequence[Cut], scores: np.ndarray, shape: tuple[int, int] | None = None,
-    min_area: float | np.ndarray = 1, threshold: float = 0.5,
+    min_area: float | np.ndarray = 1, threshold: float = 0.5, share: float = 0.0,
 ) -> np.ndarray:  # fmt: skip
     """A label image, int32 (height, width), in which mask i has the label i + 1 where no mask of a higher score lies.
 
     masks: (n, height, width), or cut to their boxes, which may leave the image of `shape`; boolean, or probabilities,
-    which count above `threshold`. min_area: pixels, one number or one a mask; a mask of which less is left is left
-    out, and its pixels stay free. Of equal scores the first comes first.
+    which count above `threshold`. min_area: pixels, one number or one a mask; a mask of which less is left, or less
+    than `share` of its own area, is left out, and its pixels stay free. Of equal scores the first comes first.
 
     >>> remove_overlaps(np.array([[[1, 1, 0]], [[0, 1, 1]]], bool), np.array([0.6, 0.9]))
     array([[1, 2, 2]], dtype=int32)
@@ -29,7 +30,7 @@ def remove_overlaps(
         else:
             inside = _place(*masks[index], height, width, threshold)
         left = inside[labels[inside] == 0]
-        if len(left) >= smallest[index]:
+        if len(left) >= max(smallest[index], share * len(inside)):
             labels[left] = index + 1
     return labels.reshape(height, width)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cells.found_masks import cut_from_box, stack_layers
-from cells.overlaps import remove_overlaps
+from cells.overlaps import HALF, remove_overlaps
 from engine.scenes import Scenes, to_pixels
 from metrics.instance_ap import ap_table
 from metrics.instance_pairs import Pairs, pair_layers
@@ -24,7 +24,7 @@ def image_pairs(samples: Scenes, index: int, find: dict[str, np.ndarray]) -> lis
     pairs = []
     for threshold in THRESHOLDS:
         sure = np.flatnonzero(find["scores"] >= threshold)
-        found = remove_overlaps([cuts[row] for row in sure], find["scores"][sure], shape)
+        found = remove_overlaps([cuts[row] for row in sure], find["scores"][sure], shape, share=HALF)
         pairs.append(pair_layers(truth, found))
     return pairs
 

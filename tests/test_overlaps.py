@@ -39,6 +39,12 @@ def test_what_a_dropped_mask_covered_goes_to_the_next():
     assert labels.tolist() == [[0, 2, 2, 2]]
 
 
+@pytest.mark.parametrize(("share", "row"), [(0.0, [1, 1, 1, 2]), (0.25, [1, 1, 1, 2]), (0.5, [1, 1, 1, 0])])
+def test_a_mask_that_better_ones_nearly_cover_is_no_cell(share, row):
+    masks = np.array([[[1, 1, 1, 0]], [[1, 1, 1, 1]]], bool)
+    assert remove_overlaps(masks, np.array([0.9, 0.8]), share=share).tolist() == [row]
+
+
 def test_cut_masks_may_leave_the_image():
     ones = np.ones((3, 3), bool)
     cuts = [(ones, (-2, -1)), (ones, (2, 1)), (ones, (9, 9)), (ones[:0, :0], (0, 0))]
