@@ -9,6 +9,7 @@ from cells.instances import bordered_instances, class_instances
 from cells.overlaps import HALF, Cut, remove_overlaps
 from cells.regions import number
 
+
 class Masks(NamedTuple):
     """The cells of an image as masks cut to their boxes, with scores (n,) and classes (n,); they may overlap."""
 
@@ -20,9 +21,8 @@ class Masks(NamedTuple):
 def label(
     image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: bool, named: bool, threshold: float
 ) -> Found:
-    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels, and one of which less than
-    half is left goes: it is a cell that was found twice. Class maps are split; their cells with a score below the
-    threshold go.
+    """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels, and one of which less
+    than half is left goes; class maps split, whose cells with a score below the threshold go.
 
     borders: the class maps have one of the borders between cells. named: the networks tell the competition's classes
     apart; without it they find cells of any kind, which class these have is left open.
