@@ -8,7 +8,7 @@
 # Settings: those of recipes/pannuke.sh, EPOCHS, and PRETRAINED (see train.py; without it ImageNet weights).
 set -euo pipefail
 export CLASSES=${CLASSES:-Other,Inflammatory,Epithelial,Spindle} OUT=${OUT:-results_consep} FOLDS=${FOLDS:-0 1}
-export ARCH=${ARCH:-unet_light_tf_efficientnet_lite0} EPOCHS=${EPOCHS:-6}
+export ARCH=${ARCH:-unet_light_tf_efficientnet_lite0} EPOCHS=${EPOCHS:-10}
 export MORE="--pretrained ${PRETRAINED:-efficientnet-lite0} --raw 1 --borders 2 --border_reach 3 --loss CrossEntropy --augment nuclei
     --tile 128 --img_size 256 --progressive 0 --epochs $EPOCHS --sample 560 --batch_size 4
     --lr 2e-3 --backbone_lr 0.3 --freeze_norms 1 --clipnorm 1 --ema 0.98 --mixup 0
