@@ -11,12 +11,12 @@ import pytest
 import competitions
 import ensemble
 import evaluate
-import train
 from cells.cleaning import noisy_boxes, noisy_images, remove_cells
 from cells.table import write_table
 from common.errors import UserError
 from common.seeds import rng
 from competitions import cytologia
+from tasks.flags import defaults_of
 
 HEADER = "NAME,x1,y1,x2,y2,class"
 ROWS = ["a.jpg,10,20,110,120,PNN", "b.jpg,-5,0,60,50,SS", "a.jpg,200,20,300,110,LY", "b.jpg,100,0,160,50,SS"]
@@ -50,18 +50,18 @@ def images(tmp_path) -> Path:
 @pytest.mark.parametrize(("epochs", "mosaics"), [(None, 95), (150, 135), (20, 5), (8, 0)])
 def test_the_last_fifteen_epochs_are_without_mosaics(epochs, mosaics):
     args = argparse.Namespace(arch="yolox_s", epochs=epochs, competition="cytologia")
-    assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == mosaics
+    assert defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == mosaics
 
 
 def test_networks_of_masks_begin_without_mosaics():
     args = argparse.Namespace(arch="maskrcnn_resnet18", epochs=None, competition="cytologia")
-    assert train.defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == 0
+    assert defaults_of(args, competitions.get("cytologia"))["mosaic_epochs"] == 0
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(None, 30), (20, 10), (1, 1)])
 def test_weights_are_averaged_over_the_same_share_of_the_epochs(epochs, first):
     args = argparse.Namespace(arch="unet_resnet34", epochs=epochs, competition="pannuke")
-    assert train.defaults_of(args, competitions.get("pannuke"))["swa_start"] == first
+    assert defaults_of(args, competitions.get("pannuke"))["swa_start"] == first
 
 
 def test_the_table_is_read(truth, images) -> None:
