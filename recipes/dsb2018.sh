@@ -62,4 +62,5 @@ python visualize.py overlays "${one[@]}" --metadata "$TEST" --root_dir "$TEST_IM
     --cell_meta_csv_path "$OUT/meta/$NETWORK/${name}_cell.csv" --out_path "$OUT/pictures_$NETWORK"
 python report.py "$OUT" "${one[@]}" --truth "$TEST" --root_dir "$TEST_IMAGES" --names "$BASELINE" "$NETWORK" \
     --cell_meta_csv_path "$OUT/meta/$NETWORK/${name}_cell.csv" \
-    --submission "$OUT/submission_${BASELINE}_$name.csv" "$OUT/submission_${NETWORK}_$name.csv"
+    --submission "$OUT/submission_${BASELINE}_$name.csv" "$OUT/submission_${NETWORK}_$name.csv" \
+    --out_path "$OUT/report_$NETWORK.html"
