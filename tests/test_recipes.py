@@ -18,6 +18,7 @@ if [ "$1" = -c ]; then exec {python} "$@"; fi
 {{ printf '%s\\n' "$@"; echo =====; }} >> "$NOTED"
 made=()
 if [ "$1" = ensemble.py ]; then config=$(basename "$2"); fi
+if [ "$1" = submit.py ]; then submission=yes; fi
 while [ $# -gt 0 ]; do
     case $1 in
     --folds_dir) folds=$2 ;;
@@ -26,7 +27,7 @@ while [ $# -gt 0 ]; do
     --meta_dir) made+=("$2/${{dataset}}_cell.csv" "$2"/fold{{0,1,2}}_cell.csv) ;;
     --model) model=$2 ;;
     --epoch) epoch=$2 ;;
-    --out_path) made+=("$2"/{{submission,ensemble}}_"$config" "$2/probabilities_${{model}}_$epoch.csv") ;;
+    --out_path) [ "${{submission:-}}" ] && made+=("$2") || made+=("$2"/{{submission,ensemble}}_"$config" "$2/probabilities_${{model}}_$epoch.csv") ;;
     --out) made+=("$2") ;;
     esac
     shift
@@ -39,8 +40,10 @@ RECIPES = {  # with flags, or words that say what is else about it
     "riva in rounds": {**DATA, "ROUNDS": "2", "PART": "val", "FOLDS": "0 1", "DETECTORS": "yolox_s:x yolox_m"},
     "cytologia --demo": {}, "cytologia": DATA, "neurons --demo": {}, "neurons": DATA, "pannuke --demo": {},
     "pannuke": DATA, "pannuke plain": {**DATA, "PLAIN": "1"}, "dsb2018": DATA,
-    "dsb2018 maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "usiigaci": DATA, "consep": DATA,
-    "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA, "hpa_finder": DATA,
+    "dsb2018 maskrcnn": {**DATA, "NETWORK": "maskrcnn"},
+    "dsb2018 in folds": {**DATA, "N_FOLDS": "5", "FOLDS": "0 1", "PRETRAINED": "x.pth"},
+    "dsb2018 elsewhere": {**DATA, "N_FOLDS": "2", "TEST": "x/other.csv", "TEST_IMAGES": "x"},
+    "usiigaci": DATA, "consep": DATA, "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA, "hpa_finder": DATA,
     "hpa_finder maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "sartorius": DATA,
     "weak_labels": {}, "weak_labels on a GPU": {"SCALE": "gpu"},
 }  # fmt: skip
