@@ -63,7 +63,7 @@ score() { # a table of images, their folder, the networks that look at them, joi
     python visualize.py overlays "${one[@]}" --metadata "$test" --root_dir "$images" --truth "$test" --limit 6 \
         --cell_meta_csv_path "$OUT/meta/$NETWORK/${name}_cell.csv" --out_path "$OUT/pictures_$NETWORK"
     python report.py "$OUT" "${one[@]}" --truth "$test" --root_dir "$images" --names "$BASELINE" "$NETWORK" \
-        --cell_meta_csv_path "$OUT/meta/$NETWORK/${name}_cell.csv" \
+        --cell_meta_csv_path "$OUT/meta/$NETWORK/${name}_cell.csv" --crop_dir "$OUT/crops/$NETWORK" \
         --submission "$OUT/submission_${BASELINE}_$name.csv" "$OUT/submission_${NETWORK}_$name.csv" \
         --out_path "$OUT/report_${NETWORK}_$name.html"
 }
