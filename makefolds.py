@@ -13,8 +13,8 @@ clusters are what is stratified, with the labels of all their images. Both files
 
 --by COLUMN takes the folds as they are: fold 0 the images with the first of the column's sorted values, and so on (the
 official folds of pannuke: --by fold). --holdout N makes two folds: 0 with N images, to validate on, and 1 with the
-others. --tables also writes `fold<k>.csv`, the rows of --metadata that belong to the images of a fold, to find cells in
-them and to score them alone.
+others. --tables also writes `fold<k>.csv`, the rows of --metadata (of a folder: its images) that belong to the images
+of a fold, to find cells in them and to score them alone.
 """
 
 import argparse
@@ -76,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     cells = follow_images(args.cell_metadata, images, labelled, args.metadata) if args.cell_metadata else None
     if clusters is not None:
         check_folds(images, "Cluster", "images.csv")
-    if args.tables and Path(args.metadata).is_dir():
-        raise UserError(f"--tables writes rows of a table, but --metadata {args.metadata} is a folder; leave it out")
     with sole_writer(folder):
         for path in (folder / "cells.csv", *folder.glob("fold[0-9]*.csv")):  # of an earlier split of this name
             path.unlink(missing_ok=True)
@@ -85,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         if cells is not None:
             write_table(cells, folder / "cells.csv")
         if args.tables:
-            write_fold_tables(args.metadata, competition.ID_COLUMN, images, folder)
+            write_fold_tables(args.metadata, table, competition.ID_COLUMN, images, folder)
     print(count_labels(hot, images["Fold"].to_numpy(), competition.CLASSES).to_string())  # noqa: T201
 
 
@@ -169,10 +167,14 @@ def folds_by(images: pd.DataFrame, table: pd.DataFrame, column: str, name: str) 
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def write_fold_tables(path: str, column: str, images: pd.DataFrame, folder: Path) -> None:
-    """`fold<k>.csv` for each fold: the rows of the table at `path` whose `column` is an image of the fold."""
-    path = doubled(path)
-    table = read_table(path, dict.fromkeys(read_header(path, "--metadata"), str))  # as it is written there
+def write_fold_tables(path: str, labels: pd.DataFrame, column: str, images: pd.DataFrame, folder: Path) -> None:
+    """`fold<k>.csv` for each fold: the rows of the table at `path` whose `column` is an image of the fold; where that
+    is a folder, of `labels`, what the competition reads there, by its ID.
+    """
+    table = labels.rename(columns={"ID": column})
+    if not Path(path).is_dir():
+        path = doubled(path)
+        table = read_table(path, dict.fromkeys(read_header(path, "--metadata"), str))  # as it is written there
     for fold, own in images.groupby("Fold"):
         write_table(table[table[column].isin(own["ID"])], folder / f"fold{fold}.csv")
 

@@ -96,9 +96,9 @@ def add_finder_flags(parser: argparse.ArgumentParser) -> None:
         "was trained at; 0: at whole images",
     )  # fmt: skip
     parser.add_argument(
-        "--edge_rule", default="published", choices=[*RULES, "none"],
+        "--edge_rule", choices=[*RULES, "none"],
         help="which border cells to drop: published (a nucleus under .5 of the mean, or a cell under .4 with a nucleus "
-        "under .7), its halves nucleus and both, or none",
+        "under .7), its halves nucleus and both, or none; default: published for hpa, for which it was, else none",
     )  # fmt: skip
 
 
@@ -154,9 +154,13 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
 
 
 def finding_defaults(args: argparse.Namespace) -> dict:
-    """Thresholds that are not given: those published for the competition, if it is about its own classes; else ours."""
-    published = {} if args.classes else getattr(competitions.get(args.competition), "FINDING_DEFAULTS", {})
-    return {"score_threshold": 0.05, "nms_iou": 0.5, "fuse_iou": 0.55} | published
+    """Thresholds that are not given: those published for the competition, if it is about its own classes; else ours.
+    The rule of cells at the border is the competition's in any case.
+    """
+    competition = competitions.get(args.competition)
+    published = {} if args.classes else getattr(competition, "FINDING_DEFAULTS", {})
+    rule = getattr(competition, "EDGE_RULE", "none")
+    return {"score_threshold": 0.05, "nms_iou": 0.5, "fuse_iou": 0.55, "edge_rule": rule} | published
 
 
 def default_finder(args: argparse.Namespace) -> str:

@@ -60,6 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--split_name", help="a folder of --folds_dir")
     add("--folds_dir", default="cv_folds", help="where makefolds.py wrote")
     add("--fold", type=int, default=0, help="the fold to validate on")
+    add("--test_fold", type=int, help="a fold that is left out of training and validation, to be scored later")
     add("--img_size", type=int, help="pixels a side that an image or cell is read at; finders: its longer side")
     add("--crop_size", type=int, help="pixels a side that the network sees: random crops of this side to img_size")
     add("--augment", help=f"random changes in training: {', '.join({**TRAIN, **SCENES, **MAPS})}")
@@ -156,12 +157,14 @@ def settled(argv: list[str] | None) -> tuple[argparse.Namespace, Competition]:
 
 
 def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str]:
-    """The digests of the files that say what a run learns, by flag. A folder of images has none."""
+    """The digests of the files that say what a run learns, by flag. A folder has one where it holds the labels."""
     split = "cells.csv" if args.cell != "image" and competition.CELL_LABELS else "images.csv"  # as tasks.classify reads
     files = {f"--split_name {split}": Path(args.folds_dir) / args.split_name / split}
     for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
         files[f"--{name}"] = doubled(getattr(args, name) or "")
     found = {flag: digest(path) for flag, path in files.items() if path.is_file()}
+    if task_of(args.arch) == "segment" and hasattr(competition, "digest_labels"):
+        found["--root_dir"] = competition.digest_labels(args.root_dir)
     own = args.classes if args.classes and competitions.is_file(args.classes) else None
     return found | ({"--classes": digest(own)} if own else {})
 

@@ -76,7 +76,11 @@ class NetworkFinder:
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
         if self.maps:
-            return mean_maps(self._mapped(*network, images) for network in self.networks)
+            maps = mean_maps(self._mapped(*network, images) for network in self.networks)
+            if not all(np.isfinite(own).all() for own in maps):
+                raise UserError("--weights: a class map is not finite: that network's training failed, or float16 is "
+                    "too small for it; with --gpu_id cpu it has float32")  # fmt: skip
+            return maps
         parts = [self._finds(model, settings, images) for model, settings in self.networks]
         finds = [[find for part in parts for find in part[index]] for index in range(len(images))]
         return [self._fused(own, image.shape[:2]) for own, image in zip(finds, images, strict=True)]

@@ -43,6 +43,7 @@ STD = (0.122813, 0.085745, 0.129882, 0.119411)
 CLASS_WEIGHTS = (1, 16, 5, 13, 9, 9, 13, 5, 30, 18, 19, 100, 10, 3, 4, 50, 1, 3, 6)
 EXCLUSIVE = False  # a cell may have several classes
 DEFAULT_FINDER = "watershed"  # of segment.py, without weights
+EDGE_RULE = "published"  # the same for cells at the border
 ENSEMBLE_DEFAULTS = {"average": "probs", "combine": "product", "cell_weight": 0.7}
 
 # The classes of the 2018 competition (28) that make each class but Negative; the others of the 28 have no successor.

@@ -16,7 +16,9 @@ from cells.overlaps import cut_mask, remove_overlaps
 from cells.table import CELL_COLUMNS, KEY, match_rows, read_table, write_table
 from common.errors import UserError
 from competitions import pannuke_files
+from competitions.pannuke_files import digest as digest_labels  # noqa: F401
 from competitions.pannuke_files import image_files as image_files
+from competitions.pannuke_files import image_sizes as image_sizes
 from competitions.pannuke_files import read_image as read_image
 from competitions.pannuke_files import read_metadata
 from metrics.dice import class_pixels, frequency_weights, weighted_dice
@@ -35,6 +37,7 @@ BOX_SIZE = None  # boxes are as large as their nuclei
 MAX_DETECTIONS = 1000  # an image
 MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the nucleus with so many more pixels on each side
 IMAGE_SIZE = 256
+MOST_IDS = np.iinfo(np.int32).max
 
 TISSUES = (
     "Adrenal_gland", "Bile-duct", "Bladder", "Breast", "Cervix", "Colon", "Esophagus", "HeadNeck", "Kidney", "Liver",
@@ -107,9 +110,7 @@ def read_cells(path: str | Path, root: str | Path | None = None, classes: Sequen
     `root` is the folder of the arrays where `path` is a table. Where types overlap the last one keeps the pixel.
     Images without nuclei have no row.
     """
-    if root is None and Path(path).is_file():
-        raise UserError(f"{path} is a table; the folder with the masks must be named, too")
-    folder = path if root is None else root
+    folder = _mask_folder(path, root)
     parts = [_image_cells(image_id, read_masks(folder, image_id, classes)) for image_id in read_metadata(path)["ID"]]
     return pd.concat(parts, ignore_index=True)
 
@@ -162,7 +163,8 @@ def write_submission(
     arrays = Path(path).with_name(f"{Path(path).stem}_masks.npy")
     arrays.unlink(missing_ok=True)  # those of an earlier submission
     write_table(table.iloc[np.argsort(order, kind="stable")], path)
-    sizes = cells[["ImageHeight", "ImageWidth"]].drop_duplicates().to_numpy().tolist()
+    known = sample if "ImageWidth" in sample else cells  # a table of images may not say
+    sizes = known[["ImageHeight", "ImageWidth"]].drop_duplicates().to_numpy().tolist()
     if len(sizes) == 1:
         _write_arrays(arrays, sample["ID"], sizes[0], table, len(classes))
 
@@ -194,24 +196,38 @@ def score(
 ) -> pd.DataFrame:
     """The score of a cells table with `Label`, or of the arrays `.npy` in the order of the truth's images.
 
-    truth: the folder of the images that are to be scored (`read_metadata`), one fold or all. Gives a row a tissue and
-    the mean: `Class,mPQ,bPQ,Dice,Images,Truths` (see `scores`).
+    truth: the folder of the images that are to be scored (`read_metadata`), one fold or all, or a table of them with
+    their folder `root`. Gives a row a tissue and the mean: `Class,mPQ,bPQ,Dice,Images,Truths` (see `scores`).
     """
-    images = read_metadata(truth)
+    images, folder = read_metadata(truth), _mask_folder(truth, root)
     if Path(submission).suffix == ".npy":
         found = _read_arrays(submission, len(images), len(classes))
         place = {image_id: number for number, image_id in enumerate(images["ID"])}
-        return scores(images, lambda image_id, size: found[place[image_id]], truth, classes)
+
+        def of_image(image_id: str, size: tuple[int, int]) -> np.ndarray:
+            return pannuke_files.whole(found[place[image_id]][..., : len(classes)], MOST_IDS, submission, image_id)
+
+        return scores(images, of_image, folder, classes)
     table = read_table(submission, {**CELL_COLUMNS, "Label": str}, key=KEY)
     known = table[["ImageID"]].drop_duplicates().rename(columns={"ImageID": "ID"})
     match_rows(images, known, ["ID"], str(submission))
-    wrong = [row for row, text in enumerate(table["Label"]) if text and not _is_class(text, len(classes))]
+    labels = zip(table["Label"], table["PredictionString"], strict=True)
+    wrong = [row for row, (text, mask) in enumerate(labels) if (text or mask) and not _is_class(text, len(classes))]
     if wrong:
         raise UserError(
             f"{submission} row {wrong[0] + 2}: Label {table['Label'].iloc[wrong[0]]!r} must be a class index "
             f"0 to {len(classes) - 1}"
         )
-    return scores(images, finds(table, len(classes)), truth, classes)
+    return scores(images, finds(table, len(classes)), folder, classes)
+
+
+def _mask_folder(truth: str | Path, root: str | Path | None) -> str | Path:
+    """The folder with the masks: `root`, or the truth where that is a folder itself."""
+    if Path(truth).is_dir():
+        return truth
+    if root is None:
+        raise UserError(f"{truth} is a table; the folder with the masks must be named, too: --root_dir")
+    return root
 
 
 def _is_class(text: str, number: int) -> bool:
@@ -222,6 +238,8 @@ def _read_arrays(path: str | Path, images: int, channels: int) -> np.ndarray:
     arrays = pannuke_files.open_array(Path(path))
     if arrays.ndim != 4 or arrays.shape[0] != images or arrays.shape[3] != channels + 1:
         raise UserError(f"{path} holds {arrays.shape}; the truth needs ({images}, height, width, {channels + 1})")
+    if not pannuke_files.is_number(arrays):
+        raise UserError(f"{path} holds {arrays.dtype}; numbers, the instances' ids, are right")
     return arrays
 
 
@@ -229,10 +247,10 @@ def score_cells(
     cells: pd.DataFrame, probs: np.ndarray, images: Iterable[str], truth: str | Path, classes: Sequence[str] = CLASSES
 ) -> pd.DataFrame:
     """The same score of probabilities (len(cells), classes) of a cells table, over `images` alone."""
-    known = read_metadata(truth)
+    folder, known = _mask_folder(truth, None), read_metadata(truth)
     rows = match_rows(pd.DataFrame({"ID": list(images)}), known, ["ID"], str(truth), exact=False)
     table = cells.assign(Label=probs.argmax(axis=1))
-    return scores(known.iloc[rows], finds(table, len(classes)), truth, classes)
+    return scores(known.iloc[rows], finds(table, len(classes)), folder, classes)
 
 
 def scores(
@@ -242,7 +260,8 @@ def scores(
     """The score table of `images` (ID, type), whose instance arrays `found` gives.
 
     mPQ and bPQ as the official code has them. Dice: of the class maps, background included, the tissue's images taken
-    together, each class weighted by `frequency_weights` of the tissue's true pixels; its mean is over the tissues.
+    together, each class weighted by `frequency_weights` of all images' true pixels; its mean is over the tissues.
+    truth: the folder with the masks.
     """
     qualities, cells, pixels = [], [], []
     for image_id in images["ID"]:
@@ -256,10 +275,10 @@ def scores(
     tissues = images["type"].to_numpy()
     table = tissue_table(np.array(qualities), tissues)
     table["Dice"], table["Truths"] = 0.0, sum(cells)
+    weights = frequency_weights(sum(pixels)[1])
     for row, tissue in enumerate(table["Class"].iloc[:-1]):
         own = np.flatnonzero(tissues == tissue)
-        together = sum(pixels[place] for place in own)
-        table.loc[row, "Dice"] = weighted_dice(together, frequency_weights(together[1]))
+        table.loc[row, "Dice"] = weighted_dice(sum(pixels[place] for place in own), weights)
         table.loc[row, "Truths"] = sum(cells[place] for place in own)
     table.loc[len(table) - 1, "Dice"] = table["Dice"].iloc[:-1].mean()
     return table[["Class", "mPQ", "bPQ", "Dice", "Images", "Truths"]]

@@ -9,6 +9,7 @@ Files: `images/<ImageID>.png`, `masks/<ImageID>.npz` with an array `masks` (H, W
 `types.csv` with `ID,type`.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -63,9 +64,9 @@ def _open_fold(name: str, paths: dict[str, Path]) -> Fold:
         raise UserError(f"{name} has {some(paths.values())}, but no images.npy")
     arrays = {kind: open_array(path) for kind, path in paths.items()}
     images, masks, types = (arrays.get(kind) for kind in ("images", "masks", "types"))
-    if images.ndim != 4 or images.shape[3] != 3 or not _is_number(images):
+    if images.ndim != 4 or images.shape[3] != 3 or not is_number(images):
         raise UserError(f"{paths['images']} holds {_form(images)}; numbers (N, H, W, 3) of 0 to 255 are right")
-    if masks is not None and (masks.ndim != 4 or masks.shape[3] < 2 or not _is_number(masks)):
+    if masks is not None and (masks.ndim != 4 or masks.shape[3] < 2 or not is_number(masks)):
         raise UserError(f"{paths['masks']} holds {_form(masks)}; instance ids (N, H, W, types + 1) are right")
     if masks is not None and masks.shape[:3] != images.shape[:3]:
         raise UserError(f"{paths['masks']} has {masks.shape[:3]} (N, H, W), but {paths['images']} {images.shape[:3]}")
@@ -94,7 +95,7 @@ def write_array(path: str | Path, dtype: type, shape: tuple[int, ...], parts: It
             file.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
-def _is_number(array: np.ndarray) -> bool:
+def is_number(array: np.ndarray) -> bool:
     return array.dtype.kind in "uif"
 
 
@@ -113,6 +114,31 @@ def _place(root: str | Path, image_id: str) -> tuple[Fold, int] | None:
     return folds[name], int(number)
 
 
+def image_sizes(folder: str | Path, images: Sequence[str]) -> pd.DataFrame:
+    """`ImageHeight,ImageWidth` of each image, without reading its pixels."""
+    sizes = []
+    for image_id in images:
+        place = _place(folder, image_id)
+        sizes.append(place[0].images.shape[1:3] if place else read_size(image_files(folder, image_id)[0])[::-1])
+    return pd.DataFrame(sizes, columns=["ImageHeight", "ImageWidth"])
+
+
+def digest(root: str | Path, blocks: int = 256, size: int = 4096) -> str:
+    """A digest of the masks below a folder: of each file's name and length and of `blocks` parts spread over it, as the
+    official arrays have gigabytes.
+    """
+    known = hashlib.sha256()
+    folds = [fold.folder / "masks.npy" for fold in open_folds(root).values() if fold.masks is not None]
+    for path in folds or sorted((Path(root) / "masks").glob("*.npz")):
+        length = path.stat().st_size
+        known.update(f"{path.relative_to(root)} {length} ".encode())
+        with path.open("rb") as file:
+            for start in sorted({length * block // blocks for block in range(blocks)}):
+                file.seek(start)
+                known.update(file.read(size))
+    return known.hexdigest()
+
+
 def image_files(folder: str | Path, image_id: str) -> list[Path]:
     """The file that holds an image, whether it exists or not."""
     place = _place(folder, image_id)
@@ -128,7 +154,7 @@ def read_image(folder: str | Path, image_id: str) -> np.ndarray:
     place = _place(folder, image_id)
     if place:
         fold, number = place
-        return _whole(fold.images[number], 255, fold.folder / "images.npy", image_id).astype(np.uint8)
+        return whole(fold.images[number], 255, fold.folder / "images.npy", image_id).astype(np.uint8)
     return read_rgb(_file(folder, "images", image_id, ".png"))
 
 
@@ -146,12 +172,13 @@ def read_masks(folder: str | Path, image_id: str, classes: Sequence[str]) -> np.
         masks = _npz(path)
         if image.exists() and masks.shape[:2] != (size := read_size(image)[::-1]):
             raise ImageError(f"{path} has masks of {masks.shape[:2]} (height, width), but {image} has {size}")
-    if masks.ndim != 3 or masks.shape[2] != len(classes) + 1 or not _is_number(masks):
+    if masks.ndim != 3 or masks.shape[2] != len(classes) + 1 or not is_number(masks):
         raise ImageError(
             f"{path} holds {_form(masks)} for {image_id}; the {len(classes)} classes {some(classes, 5)} "
             f"and the background need {len(classes) + 1} channels (--classes names others)"
         )
-    return _whole(masks[..., :-1], np.iinfo(np.int32).max, path, image_id).astype(np.int32)
+    whole(masks[..., -1], 1, path, f"{image_id}, the last channel, the background")
+    return whole(masks[..., :-1], np.iinfo(np.int32).max, path, image_id).astype(np.int32)
 
 
 def _npz(path: Path) -> np.ndarray:
@@ -162,7 +189,7 @@ def _npz(path: Path) -> np.ndarray:
         raise ImageError(f"{path} cannot be read as a file with an array `masks`: {first_line(error)}") from error
 
 
-def _whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.ndarray:
+def whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.ndarray:
     """`values` if they are whole numbers of 0 to `highest`; PanNuke's own files keep them as float64."""
     values = np.asarray(values)
     wrong = (values.min() < 0) or (values.max() > highest)
@@ -172,7 +199,8 @@ def _whole(values: np.ndarray, highest: int, path: Path, image_id: str) -> np.nd
 
 
 def read_metadata(path: str | Path) -> pd.DataFrame:
-    """The images of a folder: columns `ID`, `fold` (text; empty for single files) and `type` (the tissue).
+    """The images of a folder: columns `ID`, `fold` (text; empty for single files), `type` (the tissue), `ImageHeight`
+    and `ImageWidth`.
 
     `path` may also be a table with a column `ID`, whose other columns are kept.
     """
@@ -183,14 +211,18 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
     if folds:
         parts = [
             pd.DataFrame({"ID": [f"{name}_{number:05d}" for number in range(len(fold.images))], "fold": name,
-                          "type": "" if fold.types is None else np.asarray(fold.types).astype(object)})
+                          "type": "" if fold.types is None else np.asarray(fold.types).astype(object),
+                          "ImageHeight": fold.images.shape[1], "ImageWidth": fold.images.shape[2]})
             for name, fold in folds.items()
         ]  # fmt: skip
         return pd.concat(parts, ignore_index=True)
     if not (path / "images").is_dir():
         raise UserError(f"{path} has neither arrays fold<k>/images.npy nor pictures images/<ID>.png")
+    others = [name for name in list_images(path / "images", "--metadata") if not name.endswith(".png")]
+    if others:
+        raise UserError(f"{path / 'images'} has {some(others)}; PNG files are right")
     ids = [Path(name).stem for name in list_images(path / "images", "--metadata")]
-    table = pd.DataFrame({"ID": ids, "fold": "", "type": ""})
+    table = pd.DataFrame({"ID": ids, "fold": "", "type": ""}).join(image_sizes(path, ids))
     if (path / "types.csv").exists():
         types = read_table(path / "types.csv", {"ID": str, "type": str}, key=["ID"])
         rows = match_rows(table, types, ["ID"], str(path / "types.csv"), exact=False)

@@ -89,11 +89,13 @@ def dataset_folders(root: str | Path, datasets: str, flag: str) -> list[Path]:
 
 
 def read_fold(
-    folds_dir: str | Path, split_name: str, fold: int, competition: Competition, cells: bool = False
+    folds_dir: str | Path, split_name: str, fold: int, competition: Competition, cells: bool = False,
+    test_fold: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The images of a split as two tables (training, validation) with columns ID and Label.
 
-    cells: the cells with their own labels instead, ID = `<ImageID>+<CellID>`, with ImageID besides.
+    cells: the cells with their own labels instead, ID = `<ImageID>+<CellID>`, with ImageID besides. test_fold: images
+    of neither table.
     """
     path = Path(folds_dir) / split_name / ("cells.csv" if cells else "images.csv")
     if not path.exists():
@@ -107,6 +109,11 @@ def read_fold(
     folds = sorted(table["Fold"].unique())
     if fold not in folds:
         raise UserError(f"--fold {fold} is not in {path}; it has the folds {some(folds, 20)}")
+    if test_fold is not None:
+        if test_fold not in folds or test_fold == fold or len(folds) < 3:
+            raise UserError(f"--test_fold {test_fold} must be another fold than --fold {fold} of {path}, which has "
+                f"{some(folds, 20)}, and leave one to train on")  # fmt: skip
+        table = table[table["Fold"] != test_fold]
     inside = table["Fold"] == fold
     return table[~inside].reset_index(drop=True), table[inside].reset_index(drop=True)
 

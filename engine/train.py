@@ -62,23 +62,21 @@ class Plan:
     patience: int = 0  # epochs without a better one until the run stops; 0: never
     swa_start: int = 0  # the first epoch whose end joins the mean of the weights of swa.pth; 0: none
     held: Sequence[nn.Module] = ()  # layers that stay in evaluation mode, see `optimizers.batch_norms`
-    skip_nonfinite: int = 0  # batches whose loss is not finite that a run may leave out
+    skip_nonfinite: int = 0  # batches whose loss or gradients are not finite that a run may leave out
 
 
 @dataclass
 class Progress:
-    """Where a run is: `epoch` is under way, `step` of its batches are done, with the sums of their losses by name."""
+    """Where a run is: `epoch` is under way, `step` of its batches are done, `summed` of them had finite losses, whose
+    sums by name are `sums`.
+    """
 
     epoch: int = 1
     step: int = 0
+    summed: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0  # batches of the whole run whose loss was not finite
+    skipped: int = 0  # batches of the whole run that were left out, see `_leave_out`
     history: list[dict] = field(default_factory=list)
-
-    @property
-    def summed(self) -> int:
-        """The batches of the epoch whose losses are in `sums`: those that were finite."""
-        return self.step - (self.skipped - (self.history[-1]["skipped"] if self.history else 0))
 
     def best(self, select: str) -> int:
         """The epoch with the highest score, the first of equals; 0 when there is none yet."""
@@ -115,7 +113,7 @@ def fit(
     """Train until plan.epochs are done, from plan.folder/last.pth where there is one. Returns the final progress.
 
     The groups of `optimizer` have a further entry `scale`: their learning rate in parts of the plan's.
-    Raises UserError on more losses that are not finite than plan.skip_nonfinite.
+    Raises UserError on more losses and gradients that are not finite than plan.skip_nonfinite.
     """
     compiled = torch.compile(task.model) if plan.settings.get("compile") else task.model
     model, optimizer = fabric.setup(compiled, optimizer)
@@ -199,16 +197,23 @@ def _train_batch(run: Run, images: torch.Tensor, targets: Any, steps: int) -> bo
     if plan.mix:
         images, targets = plan.mix(images, targets, generator)
     stepped = progress.step + 1 == steps or (progress.step + 1) % plan.accumulate == 0
+    # The norms' running means take in a batch before its loss is known.
+    before = [buffer.clone() for buffer in run.core.buffers()] if plan.skip_nonfinite else []
     with fabric.no_backward_sync(run.model, enabled=not stepped):
         losses = run.model(images, targets)
         loss = sum(losses.values())
-        finite = _check_finite(run, loss)
+        finite = _is_finite(run, loss)
         if finite:
             fabric.backward(loss / plan.accumulate)
     if finite:
+        progress.summed += 1
         parts = losses if len(losses) > 1 else {}
         for name, value in {"train_loss": loss, **{f"train_{name}": part for name, part in parts.items()}}.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + float(value.detach())
+    else:
+        _leave_out(run, f"the training loss is {loss.item()}")
+        for buffer, value in zip(run.core.buffers(), before, strict=True):
+            buffer.copy_(value)
     if stepped:
         _step(run, progress.epoch - 1 + progress.step / steps)
     progress.step += 1
@@ -216,46 +221,51 @@ def _train_batch(run: Run, images: torch.Tensor, targets: Any, steps: int) -> bo
 
 
 def _step(run: Run, done: float) -> None:
-    """The optimiser's step, `done` epochs into the run; none when all its batches were left out."""
-    if all(weight.grad is None for weight in run.core.parameters()):
+    """The optimiser's step, `done` epochs into the run; none when all its batches were left out or the gradients are
+    not finite, of which a loss scale takes care itself.
+    """
+    weights = [weight for weight in run.core.parameters() if weight.grad is not None]
+    if not weights:
         return
     rate = run.plan.rate(done, run.progress.history)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    if run.plan.clip_norm:
-        _clip(run)
+    # Not by Fabric's own method, which refuses the fused optimisers under a loss scale; torch's scaler takes them.
+    scaler = getattr(run.fabric.strategy.precision, "scaler", None)
+    if scaler and run.plan.clip_norm:
+        scaler.unscale_(run.optimizer.optimizer)
+    if not scaler or run.plan.clip_norm:
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights])
+        if not scaler and not torch.isfinite(norm):
+            run.optimizer.zero_grad()
+            _leave_out(run, f"the norm of the gradients is {norm.item()}")
+            return
+        if run.plan.clip_norm:
+            nn.utils.clip_grads_with_norm_(weights, run.plan.clip_norm, norm)
     run.optimizer.step()
     run.optimizer.zero_grad()
     if run.ema:
         run.ema.update_parameters(run.core)
 
 
-def _clip(run: Run) -> None:
-    """Scale the gradients to a norm of at most plan.clip_norm.
-
-    Not by Fabric's own method, which refuses the fused optimisers under a loss scale; torch's scaler takes them.
-    """
-    if scaler := getattr(run.fabric.strategy.precision, "scaler", None):
-        scaler.unscale_(run.optimizer.optimizer)
-    nn.utils.clip_grad_norm_(run.core.parameters(), run.plan.clip_norm)
-
-
-def _check_finite(run: Run, loss: torch.Tensor) -> bool:
-    """Whether the loss is finite on every device; UserError when too many were not."""
+def _is_finite(run: Run, loss: torch.Tensor) -> bool:
+    """Whether the loss is finite on every device."""
     finite = torch.isfinite(loss.detach()).float()
     if run.fabric.world_size > 1:
         finite = run.fabric.all_reduce(finite, reduce_op="sum") == run.fabric.world_size
-    if bool(finite):
-        return True
+    return bool(finite)
+
+
+def _leave_out(run: Run, reason: str) -> None:
+    """Count a batch that is not learned from; UserError when there were too many."""
     progress = run.progress
     progress.skipped += 1
     if progress.skipped > run.plan.skip_nonfinite:
         raise UserError(
-            f"the training loss is {loss.item()} in epoch {progress.epoch}, batch {progress.step + 1}, the "
-            f"{progress.skipped}. time in this run (--skip_nonfinite {run.plan.skip_nonfinite}): a lower --lr, "
-            "--mixed_precision 0 or a smaller --clipnorm may help; the checkpoints so far are kept"
+            f"{reason} in epoch {progress.epoch}, batch {progress.step + 1}, the {progress.skipped}. time in this run "
+            f"(--skip_nonfinite {run.plan.skip_nonfinite}): a lower --lr, --mixed_precision 0 or a smaller --clipnorm "
+            "may help, with another --out_dir, from one of the checkpoints so far with --resume FILE --preload self"
         )
-    return False
 
 
 def gather(fabric: Fabric, results: list) -> list:
@@ -275,7 +285,7 @@ def _end_epoch(run: Run, losses: dict[str, float], scores: dict[str, float]) -> 
     lr = plan.rate(progress.epoch - 1, progress.history)
     row = {"epoch": progress.epoch, "lr": lr, **losses, "skipped": progress.skipped, **scores}
     progress.history.append(row)
-    progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+    progress.epoch, progress.step, progress.summed, progress.sums = progress.epoch + 1, 0, 0, {}
     if run.fabric.global_rank == 0:
         weights = {
             "model": run.judged.state_dict(), "settings": plan.settings, "epoch": row["epoch"], "scores": row,

@@ -22,9 +22,13 @@ def dice(pixels: np.ndarray) -> np.ndarray:
 
 
 def weighted_dice(pixels: np.ndarray, weights: np.ndarray) -> float:
-    """The mean of the classes' Dice by `weights` (classes,), over the classes that occur; NaN without any."""
+    """The mean of the classes' Dice by `weights` (classes,), over the classes of the truth; NaN without any.
+
+    A class that is only found has no Dice of its own, as a single pixel would make it 0, and the rarest weighs most;
+    its pixels are missing in the classes that they are of.
+    """
     own = dice(pixels)
-    known = ~np.isnan(own)
+    known = pixels[1] > 0
     return float(np.average(own[known], weights=weights[known])) if known.any() else float("nan")
 
 

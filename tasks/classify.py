@@ -45,7 +45,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     """Training and validation samples of the fold."""
     own = args.cell != "image" and competition.CELL_LABELS
     every = replace(competition, nuclei=False)  # the tables have the labels of all classes
-    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, every, cells=own)
+    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, every, own, args.test_fold)
     if args.external:
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")

@@ -43,7 +43,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
     parts = []
     # A table of cells alone (hpa) does not say which images have none.
     known = set(competition.read_metadata(args.metadata)["ID"]) if competition.CELL_LABELS else None
-    for images in read_fold(args.folds_dir, args.split_name, args.fold, competition):
+    for images in read_fold(args.folds_dir, args.split_name, args.fold, competition, test_fold=args.test_fold):
         missing = sorted(set(images["ID"]) - known) if known is not None else []
         if missing:
             raise UserError(f"--metadata {args.metadata} lacks images of {args.split_name}: {some(missing)}")

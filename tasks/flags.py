@@ -100,8 +100,9 @@ def check_beside(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"--{name} does nothing without {' or '.join(f'--{other}' for other in others)}")
     if "final_lr" in given and args.scheduler != "cosine":
         raise UserError(f"--final_lr is for --scheduler cosine, not {args.scheduler}")
-    if "warmup_epochs" in given and args.scheduler not in SHAPES:
-        raise UserError(f"--warmup_epochs is for --scheduler {', '.join(SHAPES)}, not {args.scheduler}")
+    warmed = [name for name in SHAPES if name != "onecycle"]  # which rises by itself
+    if "warmup_epochs" in given and args.scheduler not in warmed:
+        raise UserError(f"--warmup_epochs is for --scheduler {', '.join(warmed)}, not {args.scheduler}")
 
 
 def check(args: argparse.Namespace, competition: Competition) -> None:

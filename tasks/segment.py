@@ -16,6 +16,7 @@ from augment.scenes import fitted
 from cells.images import image_folder
 from cells.instances import bordered_instances, class_instances, class_map
 from common.errors import UserError, choose, some
+from common.files import existing
 from competitions import Competition
 from engine.data import Batches, balanced_weights, batches_of, loader
 from engine.maps import Maps
@@ -46,12 +47,12 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
 def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, Maps, np.ndarray | None]:
     """Training and validation images of the fold with their class maps; with --sample, how often each is drawn."""
     root = image_folder(args.root_dir, "--root_dir")
-    cells, canvas = None, (args.img_size, args.img_size)
+    cells = None
+    existing(args.metadata, "--metadata")
     if not hasattr(competition, "read_masks"):
         cells = competition.read_cells(args.metadata, root=root)
         if (cells["PredictionString"] == "").any():
             raise UserError(f"--metadata {args.metadata} has boxes without masks, from which no class map can be made")
-        canvas = canvas_of(cells, args.img_size)
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
@@ -59,13 +60,16 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
         "stretch": bool(args.stretch), "raw": bool(args.raw),
         "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
-    parts = read_fold(args.folds_dir, args.split_name, args.fold, competition)
+    parts = read_fold(args.folds_dir, args.split_name, args.fold, competition, test_fold=args.test_fold)
     train, valid = (images["ID"].tolist() for images in parts)
     if cells is not None:
         check_cells(args, cells, train, valid)
     unread = [key for key in (*train, *valid) if not all(path.exists() for path in competition.image_files(root, key))]
     if unread:
         raise UserError(f"--root_dir {args.root_dir} lacks images of {args.split_name}: {some(unread)}")
+    # As large as the images: what is filled up would change the statistics of those that a competition prepares.
+    sizes = competition.image_sizes(root, [*train, *valid]) if cells is None else cells
+    canvas = canvas_of(sizes, args.img_size)
     classes = competition.multi_hot(parts[0]["Label"])
     draw_weights = balanced_weights(classes, args.balance) if args.sample else None
     growing = partial(canvas_in, epochs=args.epochs, first=args.progressive, canvas=canvas)
@@ -114,6 +118,9 @@ def validate(
     results = []
     for images, _, index in tqdm(batches_of(data), "validate", len(batches), leave=False):
         maps = model(images)["map"]
+        if not torch.isfinite(maps).all():
+            raise UserError("a class map of the validation images is not finite: begin anew with another --out_dir and "
+                "--mixed_precision 0 or a lower --lr")  # fmt: skip
         truths = (samples.instances(samples.keys[i]) for i in index)
         results += [judge(probs, truth, samples.borders) for probs, truth in zip(maps, truths, strict=True)]
     results = gather(fabric, results)

@@ -24,7 +24,7 @@ class One(nn.Module):
         self.norm = nn.BatchNorm1d(1, momentum=0.5)
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        self.norm(images.nan_to_num().repeat(2)[:, None])  # twice: a batch may be one sample
+        self.norm(images.repeat(2)[:, None])  # twice: a batch may be one sample
         return {"loss": (self.weight * images).mean()}
 
 
@@ -91,8 +91,35 @@ def test_batches_that_are_not_finite_are_left_out_counted_and_too_many_stop(tmp_
     assert progress.skipped == 4 and log["skipped"].tolist() == [2, 4]
     # Each of the finite batches takes .1 x .25 from the weight: the mean of .25 x 1 and .25 x .975, and so on.
     np.testing.assert_allclose(log["train_loss"], [0.25 * 0.9875, 0.25 * 0.9375], rtol=1e-5)
+    state = checkpoints.read(tmp_path / "a" / "last.pth", "")["model"]
+    kept = 0.25 * (1 - 0.5**4)  # the running mean has seen the four finite batches, from 0 half-way to .25 each time
+    assert state["norm.running_mean"].item() == pytest.approx(kept) and int(state["norm.num_batches_tracked"]) == 4
     with pytest.raises(UserError, match=r"the training loss is nan in epoch 2, batch \d, the 4. time .*nonfinite 3"):
         run(tmp_path / "b", samples, epochs=2, skip_nonfinite=3)
+
+
+class Steep(torch.autograd.Function):
+    """A loss of 1 whose gradient is 1, but NaN for numbers below 0."""
+
+    @staticmethod
+    def forward(ctx, weight, numbers):
+        ctx.save_for_backward(numbers)
+        return weight * 0 + 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (torch.nan if (ctx.saved_tensors[0] < 0).any() else 1), None
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 5.0])
+def test_gradients_that_are_not_finite_are_left_out_counted_and_too_many_stop(tmp_path, monkeypatch, clip_norm):
+    monkeypatch.setattr(One, "forward", lambda self, images, targets: {"loss": Steep.apply(self.weight, images)[0]})
+    samples = Numbers(1.0, -1.0, 1.0)
+    progress, log = run(tmp_path / "a", samples, epochs=2, skip_nonfinite=2, clip_norm=clip_norm)
+    assert progress.skipped == 2 and log["train_loss"].tolist() == [1, 1]
+    assert last_weight(tmp_path / "a") == pytest.approx(1 - 4 * 0.1)
+    with pytest.raises(UserError, match=r"the norm of the gradients is nan in epoch 2, batch \d, the 2. time"):
+        run(tmp_path / "b", samples, epochs=2, skip_nonfinite=1, clip_norm=clip_norm)
 
 
 def test_it_stops_without_a_better_epoch_and_the_best_is_kept(tmp_path):

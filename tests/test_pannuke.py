@@ -15,6 +15,7 @@ import train
 from cells.masks import decode_mask
 from common.errors import UserError
 from competitions import pannuke
+from engine.samples import read_fold
 from metrics.panoptic import image_quality
 
 SIZE = 24
@@ -103,19 +104,45 @@ def test_no_split_without_its_name(root, tmp_path):
     flags = ["--competition", "pannuke", "--metadata", str(root), "--root_dir", str(root), "--out_dir", "run"]
     with pytest.raises(UserError, match="--split_name is missing: pannuke has no published one for --arch unet_"):
         train.main([*flags, "--result_dir", str(tmp_path)])
+
+
+def test_a_fold_is_found_and_scored_by_its_table_alone(root, tmp_path):
     folds = ["--competition", "pannuke", "--metadata", str(root), "--folds_dir", str(tmp_path), "--split_name", "by"]
-    with pytest.raises(UserError, match="--tables writes rows of a table, but --metadata .* is a folder; leave it out"):
-        makefolds.main([*folds, "--by", "fold", "--tables"])
-    assert not (tmp_path / "by" / "images.csv").exists()
+    makefolds.main([*folds, "--by", "fold", "--tables"])
+    held = tmp_path / "by" / "fold1.csv"
+    images = pannuke.read_metadata(held)
+    assert images["ID"].tolist() == ["fold2_00000", "fold2_00001", "fold2_00002"]
+    cells = pannuke.read_cells(held, root=root)
+    pd.testing.assert_frame_equal(cells, pannuke.read_cells(root / "fold2"))
+    pannuke.write_submission(tmp_path / "own.csv", images, cells, np.eye(5)[cells["Label"].astype(int)])
+    for name in ("own.csv", "own_masks.npy"):
+        table = pannuke.score(tmp_path / name, held, root=root)
+        pd.testing.assert_frame_equal(table, pannuke.score(tmp_path / name, root / "fold2"))
+        with pytest.raises(UserError, match="fold1.csv is a table; the folder with the masks must be named"):
+            pannuke.score(tmp_path / name, held)
+
+
+def test_a_fold_is_kept_for_the_score(tmp_path):
+    (tmp_path / "x").mkdir()
+    pd.DataFrame({"ID": list("abcdef"), "Label": "0", "Fold": [0, 0, 1, 1, 2, 2]}).to_csv(
+        tmp_path / "x" / "images.csv", index=False
+    )
+    own = competitions.get("pannuke")
+    parts = read_fold(tmp_path, "x", 1, own, test_fold=0)
+    assert [part["ID"].tolist() for part in parts] == [["e", "f"], ["c", "d"]]
+    for wrong in (1, 3):
+        with pytest.raises(UserError, match=f"--test_fold {wrong} must be another fold than --fold 1 of .*0, 1, 2"):
+            read_fold(tmp_path, "x", 1, own, test_fold=wrong)
 
 
 def test_the_labelled_nuclei_of_a_folder_as_finder(root, tmp_path):
     flags = ["--competition", "pannuke", "--metadata", str(root), "--root_dir", str(root), "--finder", "truth"]
     for name in ("meta_dir", "crop_dir", "img_dir", "cache_dir"):
         flags += [f"--{name}", str(tmp_path / name)]
-    assert segment.main([*flags, "--img_size", "64", "--workers", "0", "--edge_rule", "none"]) is None
+    assert segment.main([*flags, "--img_size", "64", "--workers", "0"]) is None
     (table,) = (tmp_path / "meta_dir").glob("*_cell.csv")
-    assert len(pd.read_csv(table)) == len(pannuke.read_cells(root))
+    cells = pd.read_csv(table)
+    assert len(cells) == len(pannuke.read_cells(root)) and (cells["keep"] == 1).all()  # those at the border, too
 
 
 def test_cells_table_and_class_map(root):
@@ -148,6 +175,12 @@ def test_truth_against_itself_scores_one_by_table_and_by_arrays(root, tmp_path):
     arrays = np.load(tmp_path / "out" / "found_masks.npy")
     assert arrays.shape == (6, SIZE, SIZE, 6)
     np.testing.assert_array_equal(arrays > 0, np.concatenate([MASKS, MASKS]) > 0)
+    pannuke.write_submission(tmp_path / "out" / "none.csv", images, cells.iloc[:0], probs[:0])
+    none = np.load(tmp_path / "out" / "none_masks.npy")
+    assert none.shape == arrays.shape and (none[..., :5] == 0).all() and (none[..., 5] == 1).all()
+    sizes = images.assign(ImageWidth=[SIZE] * 5 + [30])
+    pannuke.write_submission(tmp_path / "out" / "found.csv", sizes, cells, probs)
+    assert not (tmp_path / "out" / "found_masks.npy").exists()
     table = pd.read_csv(tmp_path / "out" / "found.csv", keep_default_na=False)
     assert table["ImageID"].drop_duplicates().tolist() == images["ID"].tolist()  # those without cells, too
     assert table.loc[table["ImageID"] == "fold1_00001", ["CellID", "Label"]].to_numpy().tolist() == [[0, ""]]
@@ -161,6 +194,10 @@ def test_a_wrong_type_costs_mpq_but_not_bpq(root):
     table = table.set_index("Class")
     assert table.at["Colon", "bPQ"] == 1 and table.at["Colon", "mPQ"] == 0.5 and table.at["mean", "mPQ"] == 0.75
     assert table.at["Colon", "Dice"] < 1 and table.at["Skin", "Dice"] == 1
+    arrays = MASKS.copy()
+    arrays[1, 5, 5] = [0, 0, 0, 7, 0, 0]  # one pixel of a type that no image has
+    np.save(root / "found.npy", arrays)
+    assert pannuke.score(root / "found.npy", root / "fold1")["Dice"].iloc[0] > 0.999
     none = pannuke.score_cells(cells.iloc[:0], probs[:0], ["fold1_00000"], root)
     assert none[["mPQ", "bPQ"]].iloc[-1].tolist() == [0, 0]
 
@@ -183,7 +220,8 @@ def test_own_classes(tmp_path):
         ({"masks": MASKS[:, :20]}, "masks.npy has \\(3, 20, 24\\) \\(N, H, W\\), but .*images.npy \\(3, 24, 24\\)"),
         ({"masks": MASKS[:2]}, "masks.npy has \\(2, 24, 24\\)"),
         ({"masks": MASKS > 0}, "masks.npy holds bool"),
-        ({"masks": MASKS - 1.0}, "masks.npy, fold1_00000: the values must be whole"),
+        ({"masks": MASKS - 1.0}, "masks.npy, fold1_00000.*: the values must be whole"),
+        ({"masks": MASKS[..., ::-1]}, "the last channel, the background: the values must be whole numbers of 0 to 1"),
         ({"types": TYPES[:2]}, "types.npy holds .* 3 texts, one an image"),
         ({"types": np.array([{}, 1, "x"], object)}, "types.npy cannot be read as an array"),
     ],
@@ -229,6 +267,46 @@ def test_bad_submissions_are_refused(root, tmp_path):
     np.save(tmp_path / "c.npy", MASKS[:, :20])
     with pytest.raises(UserError, match="the finds of fold1_00000 have \\(20, 24\\) pixels, but \\(24, 24\\)"):
         pannuke.score(tmp_path / "c.npy", root / "fold1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.astype(str), "c.npy holds <U"),
+        (lambda arrays: arrays > 0, "c.npy holds bool"),
+        (lambda arrays: arrays - 1.0, "c.npy, fold1_00000: the values must be whole numbers of 0"),
+        (lambda arrays: arrays / 2, "c.npy, fold1_00000: the values must be whole numbers of 0"),
+        (lambda arrays: np.where(arrays > 0, np.nan, 0), "c.npy, fold1_00000: the values must be whole numbers of 0"),
+        (lambda arrays: arrays.astype(np.uint64) << 40, "c.npy, fold1_00000: the values must be whole numbers of 0"),
+    ],
+)
+def test_arrays_of_other_numbers_are_refused(root, tmp_path, change, message):
+    np.save(tmp_path / "c.npy", change(MASKS))
+    with pytest.raises(UserError, match=message):
+        pannuke.score(tmp_path / "c.npy", root / "fold1")
+
+
+def test_cells_without_a_type_are_refused(root, tmp_path):
+    cells, images = pannuke.read_cells(root / "fold1"), pannuke.read_metadata(root / "fold1")
+    pannuke.write_submission(tmp_path / "a.csv", images, cells, np.eye(5)[cells["Label"].astype(int)])
+    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False, dtype=str)
+    table.loc[1, "Label"] = ""
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError, match="a.csv row 3: Label '' must be a class index 0 to 4"):
+        pannuke.score(tmp_path / "a.csv", root / "fold1")
+
+
+def test_other_types_have_another_digest(root, tmp_path):
+    first = pannuke.digest_labels(root)
+    assert pannuke.digest_labels(root) == first
+    save(root / "fold1", masks=MASKS[..., [1, 0, 2, 3, 4, 5]])
+    assert pannuke.digest_labels(root) != first
+    (tmp_path / "single" / "masks").mkdir(parents=True)
+    marks = set()
+    for masks in (MASKS[0], MASKS[2]):
+        np.savez_compressed(tmp_path / "single" / "masks" / "a.npz", masks=masks)
+        marks.add(pannuke.digest_labels(tmp_path / "single"))
+    assert len(marks) == 2
 
 
 def test_input_is_equalised_and_standardised():

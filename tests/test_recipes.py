@@ -22,12 +22,14 @@ if [ "$1" = submit.py ]; then submission=yes; fi
 while [ $# -gt 0 ]; do
     case $1 in
     --folds_dir) folds=$2 ;;
-    --split_name) made+=("$folds/$2"/{{images,cells,fold0,fold1}}.csv) ;;
+    --split_name) made+=("$folds/$2"/{{images,cells,fold0,fold1,fold2}}.csv) ;;
     --dataset) dataset=$2 ;;
     --meta_dir) made+=("$2/${{dataset}}_cell.csv" "$2"/fold{{0,1,2}}_cell.csv) ;;
     --model) model=$2 ;;
     --epoch) epoch=$2 ;;
-    --out_path) [ "${{submission:-}}" ] && made+=("$2") || made+=("$2"/{{submission,ensemble}}_"$config" "$2/probabilities_${{model}}_$epoch.csv") ;;
+    --out_path)
+        if [ "${{submission:-}}" ]; then made+=("$2")
+        else made+=("$2"/{{submission,ensemble}}_"$config" "$2/probabilities_${{model}}_$epoch.csv"); fi ;;
     --out) made+=("$2") ;;
     esac
     shift
@@ -43,8 +45,8 @@ RECIPES = {  # with flags, or words that say what is else about it
     "dsb2018 maskrcnn": {**DATA, "NETWORK": "maskrcnn"},
     "dsb2018 in folds": {**DATA, "N_FOLDS": "5", "FOLDS": "0 1", "PRETRAINED": "x.pth"},
     "dsb2018 elsewhere": {**DATA, "N_FOLDS": "2", "TEST": "x/other.csv", "TEST_IMAGES": "x"},
-    "usiigaci": DATA, "consep": DATA, "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA, "hpa_finder": DATA,
-    "hpa_finder maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "sartorius": DATA,
+    "usiigaci": DATA, "consep": DATA, "consep other": {**DATA, "PRETRAINED": "x.pth"}, "bccd": DATA, "cric": DATA,
+    "hpa_finder": DATA, "hpa_finder maskrcnn": {**DATA, "NETWORK": "maskrcnn"}, "sartorius": DATA,
     "weak_labels": {}, "weak_labels on a GPU": {"SCALE": "gpu"},
 }  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_a_loss_with_a_memory_goes_on_from_an_interruption(tmp_path, monkeypatch
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.train._check_finite", stop)
+        patch.setattr("engine.train._is_finite", stop)
         with pytest.raises(KeyboardInterrupt):
             train.main(train_flags(data, *flags, "--save_minutes", "0"))
     train.main(train_flags(data, *flags))

@@ -19,11 +19,15 @@ import submit
 import synthesize
 import tasks.segment
 import train
+from augment.maps import MAPS
 from cells import network_finder
 from cells.finders import parse_zooms
+from cells.pieces import batches
 from cells.regions import label_areas
 from common.errors import UserError
+from common.seeds import rng
 from competitions import neurons
+from engine.train import Progress
 from metrics.dice import dice
 from tasks.segment import judge, map_weights, validate
 
@@ -348,6 +352,55 @@ def make_small_pannuke(folder: Path) -> Path:
     return folder
 
 
+def test_the_published_pannuke_training_is_what_runs(tmp_path, monkeypatch):
+    """The settings of X-SIGHT (system C), as the loop, the loss and the samples get them."""
+    data, seen = make_small_pannuke(tmp_path / "data"), {}
+    monkeypatch.setattr(train, "fit", lambda fabric, task, optimizer, plan, say: seen.update(vars()) or Progress())
+    train.main([
+        "--competition", "pannuke", "--metadata", str(data), "--root_dir", str(data), "--split_name", "official",
+        "--folds_dir", str(data / "folds"), "--out_dir", "Maps", "--result_dir", str(tmp_path), "--gpu_id", "cpu",
+    ])  # fmt: skip
+    task, optimizer, plan = seen["task"], seen["optimizer"], seen["plan"]
+    assert plan.settings["arch"] == "unet_resnet34"
+    assert type(optimizer).__name__ == "AdamW" and max(g["weight_decay"] for g in optimizer.param_groups) == 1e-4
+    assert (plan.epochs, plan.batch_size, plan.accumulate, plan.clip_norm) == (60, 16, 1, 1)
+    assert (plan.ema, plan.swa_start, plan.patience, plan.skip_nonfinite) == (0.9999, 30, 15, 100)
+    assert (plan.mix.alpha, plan.mix.share, plan.mix.classes) == (0.4, 0.3, 6)
+    rates = [plan.rate(done, []) for done in (0, 18, 50)]  # a 25th, the top after 30 %, a tenth while SWA averages
+    np.testing.assert_allclose(rates, (1.2e-5, 3e-4, 3e-5), rtol=1e-6)
+    criterion = task.model.criterion
+    assert criterion.parts == {"dice": 0.7, "focal": 0.2, "boundary": 0.1}
+    np.testing.assert_allclose(criterion.class_weights, map_weights(task.train), rtol=1e-6)
+    assert len(set(criterion.class_weights.tolist())) > 2
+    assert [task.train.canvas(epoch) for epoch in (1, 22, 43, 60)] == [(128, 128), (192, 192), (256, 256), (256, 256)]
+    assert task.train.change is MAPS["pannuke"] and not task.train.raw
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (60, 96), (96, 64)])
+def test_training_and_finding_see_the_same_of_images_that_are_not_square(tmp_path, shape):
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for name in ("a", "b"):
+        image = rng(0, name).integers(0, 256, (*shape, 3)).astype(np.uint8)
+        masks = np.zeros((*shape, 6), np.uint16)
+        masks[9:30, 9:30, 0] = 1
+        masks[..., 5] = 1 - masks[..., 0]
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
+        np.savez_compressed(folder / "masks" / f"{name}.npz", masks=masks)
+    (tmp_path / "by").mkdir()
+    pd.DataFrame({"ID": ["a", "b"], "Label": "0", "Fold": [0, 1]}).to_csv(tmp_path / "by" / "images.csv", index=False)
+    args, competition = train.settled([
+        "--competition", "pannuke", "--metadata", str(folder), "--root_dir", str(folder), "--split_name", "by",
+        "--folds_dir", str(tmp_path), "--out_dir", "x", "--img_size", "96", "--progressive", "0", "--augment", "none",
+    ])  # fmt: skip
+    training, valid, _ = tasks.segment.samples(args, competition)
+    for samples in (training, valid):
+        image = competition.read_image(folder, samples.keys[0])
+        _, seen = next(batches([image], vars(args), 0, torch.device("cpu")))
+        assert torch.equal(samples[1, 0][0], seen[0])
+
+
 @pytest.mark.slow
 def test_pannuke_with_its_defaults(tmp_path, capsys):
     data = make_small_pannuke(tmp_path / "data")
@@ -378,6 +431,7 @@ def test_refusals(data, tmp_path):
         (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--raw: for networks of class maps, not for"),
         (["--cutmix", "1"], "--cutmix: for classifiers, not for --arch unet_resnet18"),
         (["--border_reach", "0"], "--border_reach 0 must be at least 1"),
+        (["--scheduler", "onecycle", "--warmup_epochs", "1"], "--warmup_epochs is for .* not onecycle"),
         (["--diameter", "30"], "--diameter does nothing without --tile"),
         (["--balance", "2"], "--balance does nothing without --sample"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),

@@ -89,7 +89,7 @@ def test_an_interruption_changes_nothing(data, expected, monkeypatch, stop_at):
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.train._check_finite", stop)
+        patch.setattr("engine.train._is_finite", stop)
         with pytest.raises(KeyboardInterrupt):
             train.main(train_flags(data, "--save_minutes", "0"))
     train.main(train_flags(data))
