@@ -9,12 +9,19 @@ from cells.masks import decode_mask
 from cells.overlaps import Cut
 
 
-def cut_from_box(mask: np.ndarray, box: Sequence[float], shape: tuple[int, int]) -> Cut:
-    """The probabilities (h, w) of the pixels that a box x1, y1, x2, y2 covers in an image of `shape` (height, width),
-    and the corner (x, y) of the first; from `mask` (m, m) on the box.
+def frames_of(boxes: np.ndarray) -> np.ndarray:
+    """What the masks of a network cover, (n, 4) as its boxes, in pixels that the network sees.
 
-    Mask R-CNN's masks are learned from samples at whole pixels' corners (roi_align without half a pixel's shift):
-    number u stands for the pixel x1 + (u + .5) / m * (x2 - x1). Beyond the first and the last number they go on.
+    Half a pixel right of and below their boxes: Mask R-CNN's masks are learned from samples at whole pixels' corners
+    (roi_align without half a pixel's shift). To be turned and scaled as the boxes are.
+    """
+    return boxes + np.float32(0.5)
+
+
+def cut_from_box(mask: np.ndarray, box: Sequence[float], frame: Sequence[float], shape: tuple[int, int]) -> Cut:
+    """The probabilities (h, w) of the pixels that a box x1, y1, x2, y2 covers in an image of `shape` (height, width),
+    and the corner (x, y) of the first; from `mask` (m, m), which covers `frame`, see `frames_of`. Beyond its first and
+    last numbers these go on.
     """
     height, width = shape
     (x1, y1, x2, y2), (rows, columns) = map(float, box), mask.shape
@@ -22,8 +29,9 @@ def cut_from_box(mask: np.ndarray, box: Sequence[float], shape: tuple[int, int])
     top, bottom = max(round(y1), 0), min(max(round(y2), round(y1) + 1), height)
     if right <= left or bottom <= top:
         return np.zeros((0, 0), np.float32), (left, top)
+    x1, y1, x2, y2 = map(float, frame)
     x_step, y_step = columns / max(x2 - x1, 1e-3), rows / max(y2 - y1, 1e-3)
-    matrix = np.array([[x_step, 0, (left - x1) * x_step - 0.5], [0, y_step, (top - y1) * y_step - 0.5]])
+    matrix = np.array([[x_step, 0, (left + 0.5 - x1) * x_step - 0.5], [0, y_step, (top + 0.5 - y1) * y_step - 0.5]])
     pixels = cv2.warpAffine(
         np.ascontiguousarray(mask, np.float32), matrix, (right - left, bottom - top),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,

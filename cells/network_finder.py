@@ -16,7 +16,7 @@ from cells.box_fusion import fuse, merge_centres
 from cells.boxes import nms, top
 from cells.finders import Found
 from cells.found_maps import Masks, found_in_maps, label
-from cells.found_masks import cut_from_box
+from cells.found_masks import cut_from_box, frames_of
 from cells.instance_fusion import fuse_instances
 from cells.instances import scale_for
 from cells.pieces import batches, in_image
@@ -145,8 +145,9 @@ class NetworkFinder:
     def _fused(self, finds: list[dict], shape: tuple[int, int]) -> Found | Masks:
         finds = [self._good(one) for one in finds]
         if "masks" in finds[0]:
-            boxes, scores, labels, masks = map(joined(finds).get, ("boxes", "scores", "labels", "masks"))
-            cuts = [cut_from_box(mask, box, shape) for mask, box in zip(masks, boxes, strict=True)]
+            names = "boxes", "scores", "labels", "masks", "frames"
+            boxes, scores, labels, masks, frames = map(joined(finds).get, names)
+            cuts = [cut_from_box(*own, shape) for own in zip(masks, boxes, frames, strict=True)]
             if len(finds) > 1:
                 models = np.repeat(np.arange(len(finds)), [len(one["scores"]) for one in finds])
                 weights = np.ones(len(finds))
@@ -250,6 +251,8 @@ def predict_view(model: nn.Module, images: torch.Tensor, view: str) -> list[dict
         if "masks" in one:
             one = {**one, "masks": undo_view(one["masks"], view)}
         values = {name: value.float().cpu().numpy() for name, value in one.items()}
+        if "masks" in one:
+            values["frames"] = undo_boxes(frames_of(values["boxes"]), view, images.shape[-2:])
         values["boxes"] = undo_boxes(values["boxes"], view, images.shape[-2:])
         found.append(values)
     return found

@@ -67,11 +67,12 @@ def to_input(
 
 
 def in_image(find: dict, piece: Piece, shape: tuple[int, int]) -> dict:
-    """The finds of a piece with their boxes in the pixels of the image of `shape`, without those that other tiles see
-    better.
+    """The finds of a piece with their boxes, and frames of masks, in the pixels of the image of `shape`, without those
+    that other tiles see better.
     """
     tile = piece.pixels.shape[:2]
     y, x = piece.corner
-    boxes = find["boxes"] / np.float32([piece.size[1] / tile[1], piece.size[0] / tile[0]] * 2)
-    whole = is_whole(boxes, piece.corner, tile, shape)
-    return {name: values[whole] for name, values in {**find, "boxes": boxes + np.float32([x, y, x, y])}.items()}
+    scale = np.float32([piece.size[1] / tile[1], piece.size[0] / tile[0]] * 2)
+    whole = is_whole(find["boxes"] / scale, piece.corner, tile, shape)
+    moved = {name: find[name] / scale + np.float32([x, y, x, y]) for name in ("boxes", "frames") if name in find}
+    return {name: values[whole] for name, values in {**find, **moved}.items()}

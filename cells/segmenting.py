@@ -20,7 +20,7 @@ from common.errors import UserError, explain
 from common.files import atomic
 from competitions import Competition
 
-VERSION = 4  # of what is written; a higher one does all images again
+VERSION = 5  # of what is written; a higher one does all images again
 COLUMNS = (
     "Image", "ImageID", "CellID", "ImageWidth", "ImageHeight", "PredictionString", "x1", "y1", "x2", "y2",
     "area", "nucleus_area", "nucleus_box", "touches_border", "border_pixels", "completeness", "score", "keep",

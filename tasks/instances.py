@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cells.found_masks import cut_from_box, stack_layers
+from cells.found_masks import cut_from_box, frames_of, stack_layers
 from cells.overlaps import HALF, remove_overlaps
 from engine.scenes import Scenes, to_pixels
 from metrics.instance_ap import ap_table
@@ -20,7 +20,8 @@ def image_pairs(samples: Scenes, index: int, find: dict[str, np.ndarray]) -> lis
     shape = samples.shape(key)
     truth = stack_layers(samples.cells["PredictionString"].iloc[samples.rows.get(key, [])], *shape)
     boxes = to_pixels(find["boxes"], shape, samples.canvas)
-    cuts = [cut_from_box(mask, box, shape) for mask, box in zip(find["masks"], boxes, strict=True)]
+    frames = to_pixels(frames_of(find["boxes"]), shape, samples.canvas)
+    cuts = [cut_from_box(*own, shape) for own in zip(find["masks"], boxes, frames, strict=True)]
     pairs = []
     for threshold in THRESHOLDS:
         sure = np.flatnonzero(find["scores"] >= threshold)

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+import competitions
 from augment.scenes import mask_boxes
-from cells.found_masks import cut_from_box, stack_layers
+from augment.views import VIEWS
+from cells import network_finder
+from cells.found_masks import cut_from_box, frames_of, stack_layers
 from cells.masks import encode_mask
 from cells.overlaps import remove_overlaps
 from common.errors import UserError
+from engine.device import make_fabric
 from metrics.instance_pairs import pair_labels
 from models import DETECTORS, build_detector, finds_masks, task_of
 from models.weights import PACKAGED, load_pretrained
@@ -113,19 +117,52 @@ def test_masks_come_back_from_their_boxes(radius):
     cv2.ellipse(mask[0], (51, 48), (radius, max(radius // 2, 2)), 30, 0, 360, 1, -1)
     box = mask_boxes(mask)
     learned = project_masks_on_boxes(torch.from_numpy(mask), torch.from_numpy(box), torch.zeros(1, dtype=int), 28)
-    pixels, (x, y) = cut_from_box(learned[0].numpy(), box[0], (100, 100))
+    pixels, (x, y) = cut_from_box(learned[0].numpy(), box[0], frames_of(box)[0], (100, 100))
     back = np.zeros((100, 100), bool)
     back[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels > 0.5
     overlap = (back & (mask[0] > 0)).sum() / (back | (mask[0] > 0)).sum()
     assert overlap > 0.93
 
 
+class Perfect(torch.nn.Module):
+    """Finds each bright part of an image, with the mask that it would have been taught."""
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        return [self.finds(image[0].numpy() > 120) for image in images]
+
+    def finds(self, bright: np.ndarray) -> dict[str, torch.Tensor]:
+        count, labels = cv2.connectedComponents(bright.astype(np.uint8))
+        masks = torch.from_numpy(np.stack([labels == label for label in range(1, count)]).astype(np.uint8))
+        boxes = torch.from_numpy(mask_boxes(masks.numpy()))
+        learned = project_masks_on_boxes(masks, boxes, torch.arange(count - 1), 28)
+        ones = torch.ones(count - 1)
+        return {"boxes": boxes, "scores": 0.9 * ones, "labels": 0 * ones, "masks": learned}
+
+
+@pytest.mark.parametrize("img_size", [208, 416])
+@pytest.mark.parametrize("views", [*([view] for view in VIEWS), ["default", "fliplr", "flipud"]])
+def test_masks_of_every_view_lie_on_their_cells(monkeypatch, views, img_size):
+    """Also where the network sees the image, which is not square, at twice its size."""
+    truth = np.zeros((130, 208), np.uint8)
+    cells = (20, 20, 0), (70, 40, 40), (150, 30, 90), (30, 90, 120), (190, 110, 10)
+    for number, (x, y, angle) in enumerate(cells, 1):
+        cv2.ellipse(truth, (x, y), (9, 6), angle, 0, 360, number, -1)
+    image = np.repeat((truth > 0)[..., None] * np.uint8(220), 3, 2)
+    learned = {"competition": "neurons", "arch": "maskrcnn_x", "num_classes": 1, "img_size": img_size}
+    monkeypatch.setattr(network_finder, "open_network", lambda *given: (Perfect(), learned))
+    fusing, competition = network_finder.Fusing("wbf", 0.55, 12, 0.05, 0.5, 1000), competitions.get("neurons", "cell")
+    finder = network_finder.NetworkFinder(["a.pth"], competition, views, fusing, make_fabric("cpu", False))
+    pairs = pair_labels(truth.astype(np.int32), finder.label(image, finder.predict([image])[0]).cells)
+    assert len(pairs.iou) == 5 and pairs.iou.min() > 0.95
+
+
 def test_boxes_at_the_border_and_tiny():
-    pixels, corner = cut_from_box(np.ones((28, 28), np.float32), (-5.2, -3, 4.6, 2.2), (50, 60))
+    ones = np.ones((28, 28), np.float32)
+    pixels, corner = cut_from_box(ones, *[(-5.2, -3, 4.6, 2.2)] * 2, (50, 60))
     assert pixels.shape == (2, 5) and corner == (0, 0) and (pixels == 1).all()
-    pixels, corner = cut_from_box(np.ones((28, 28), np.float32), (10.1, 10.1, 10.3, 10.2), (50, 60))
+    pixels, corner = cut_from_box(ones, *[(10.1, 10.1, 10.3, 10.2)] * 2, (50, 60))
     assert pixels.shape == (1, 1) and corner == (10, 10)
-    pixels, _ = cut_from_box(np.ones((28, 28), np.float32), (70, 3, 80, 9), (50, 60))
+    pixels, _ = cut_from_box(ones, *[(70, 3, 80, 9)] * 2, (50, 60))
     assert pixels.size == 0
 
 
@@ -152,8 +189,8 @@ def test_learns_blobs():
     with torch.inference_mode():
         (found,) = model(image[None])
     sure = found["scores"] > 0.5
-    cuts = [cut_from_box(*one, (64, 96)) for one in zip(found["masks"][sure].numpy(), found["boxes"][sure].numpy(),
-                                                        strict=True)]  # fmt: skip
+    masks, boxes = found["masks"][sure].numpy(), found["boxes"][sure].numpy()
+    cuts = [cut_from_box(*one, (64, 96)) for one in zip(masks, boxes, frames_of(boxes), strict=True)]
     labels = remove_overlaps(cuts, found["scores"][sure].numpy(), (64, 96))
     truth = (target["masks"].numpy() * np.arange(1, 4)[:, None, None]).sum(0)
     assert (pair_labels(truth, labels).iou > 0.6).sum() == 3
