@@ -218,7 +218,8 @@ def knows_classes(settings: dict, competition: Competition) -> bool:
 
 
 def open_network(path: str, competition: Competition, most: int, fabric: Fabric) -> tuple[nn.Module, dict]:
-    """A detector, or a network of class maps, of train.py with its settings, whatever classes it knows.
+    """A detector, or a network of class maps, of train.py with its settings, whatever classes it knows. One of red,
+    green and blue sees these alone of images that have more.
 
     most: how many cells an image may have, for a detector that chooses whose masks to look at.
     """
@@ -226,13 +227,13 @@ def open_network(path: str, competition: Competition, most: int, fabric: Fabric)
     settings = checkpoint["settings"]
     if task_of(settings["arch"]) not in ("detect", "segment"):
         raise UserError(f"--weights {path} is a {settings['arch']}, which finds no cells; a detector is right")
-    channels = len(competition.CHANNELS)
-    if settings["in_channels"] != channels:
+    trained = competitions.get(settings["competition"])  # which it goes on seeing images as in, and sizes of boxes
+    if competition.CHANNELS[: settings["in_channels"]] != trained.CHANNELS:
         raise UserError(
-            f"--weights {path} was trained with --in_channels {settings['in_channels']}, {channels} is right here"
+            f"--weights {path} was trained on {', '.join(trained.CHANNELS)}; images of {competition.name} have "
+            f"{', '.join(competition.CHANNELS)}"
         )
     classes = settings["num_classes"] + has_borders(settings)
-    trained = competitions.get(settings["competition"])  # which it goes on seeing images as in, and sizes of boxes
     options = detector_options(settings["arch"], settings["img_size"], trained)
     if "most" in options:
         options["most"] = max(options["most"], most)

@@ -36,6 +36,7 @@ def batches(
     zoom: they are shown so much larger, in more tiles.
     """
     trained, raw = competitions.get(settings["competition"]), bool(settings.get("raw"))
+    images = [image[..., : len(trained.CHANNELS)] for image in images]  # of hpa, a network of RGB sees those
     if settings.get("stretch"):
         images = [stretched(image) for image in images]
     for pieces in pieces_of(images, settings["img_size"], tile, zoom, 1 if device.type == "cpu" else BATCH):

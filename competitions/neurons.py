@@ -48,6 +48,9 @@ MAX_DETECTIONS = 1000  # an image: above the densest one's 790 cells, where 100 
 THRESHOLDS = {"shsy5y": 0.15, "astro": 0.35, "cort": 0.55, "": 0.5}
 MIN_AREAS = {"shsy5y": 75, "astro": 150, "cort": 75, "": 10}
 
+SUBMISSION_FLAGS = "score_threshold", "min_area"  # of submit.py, in place of these two
+MOST_PIXELS = 1 << 16  # a side of an image
+
 SCORE = "mean AP at IoU .50:.95"
 
 # The starter's settings (Mask R-CNN); a flag that is not given takes these.
@@ -96,6 +99,9 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
     mask = "predicted" if "predicted" in header else "annotation"
     known = {"id": str, mask: str, "width": int, "height": int, "cell_type": str}
     table = read_table(path, {name: kind for name, kind in known.items() if name in header or name in ("id", mask)})
+    if table.empty:
+        raise UserError(f"{path} has no image")
+    _check_columns(path, table)
     table["runs"] = [text if text.strip() != "-1" else "" for text in table[mask].str.strip()]
     rows = table.groupby("id")["runs"].transform("size").to_numpy()
     wrong = np.flatnonzero((table["runs"] == "").to_numpy() & (rows > 1))
@@ -110,6 +116,22 @@ def read_annotations(path: str | Path) -> pd.DataFrame:
             image_id = table.groupby("id")[name].nunique().idxmax()
             raise UserError(f"{path} gives the image {image_id} more than one {name}")
     return table
+
+
+def _check_columns(path: str | Path, table: pd.DataFrame) -> None:
+    """UserError for an image without a name, or sizes that are none."""
+    if ("width" in table) != ("height" in table):
+        raise UserError(f"{path} has one of the columns width and height; both or none are right")
+    for name in ("id", "cell_type"):
+        empty = np.flatnonzero(table[name] == "") if name in table else []
+        if len(empty):
+            raise UserError(f"{path} row {empty[0] + 2}: {name} is empty")
+    for name in ("width", "height") if "width" in table else ():
+        wrong = np.flatnonzero((table[name] < 1) | (table[name] > MOST_PIXELS))
+        if len(wrong):
+            row = int(wrong[0])
+            value = table[name].iloc[row]
+            raise UserError(f"{path} row {row + 2}: {name} {value} must be from 1 to {MOST_PIXELS} pixels")
 
 
 def read_labels(path: str | Path, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
@@ -182,41 +204,77 @@ def _image_cells(image_id: str, texts: Sequence[str], size: tuple[int, int], whe
     )  # fmt: skip
 
 
-def final_labels(cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES) -> np.ndarray:
+def final_labels(
+    cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES, threshold: float | None = None,
+    least: int | None = None,
+) -> np.ndarray:  # fmt: skip
     """The cells of one image that a submission holds, as a label image, int32; label i + 1 is row i.
 
-    The image's type is the class that most of the cells' `score` is for; its threshold and smallest area hold for
-    all. Overlaps go to the higher score. probs: (rows, classes). A row without mask text is no cell.
+    The image's type is the class that most of the cells' `score` is for; its THRESHOLDS and MIN_AREAS hold for all, if
+    `threshold` and `least`, the smallest area in pixels, do not say otherwise. Overlaps go to the higher score. probs:
+    (rows, classes). A row without mask text is no cell.
     """
+    if len(cells[["ImageHeight", "ImageWidth"]].drop_duplicates()) > 1:
+        raise UserError(f"the cells of {cells['ImageID'].iloc[0]} are for images of several sizes")
     height, width = cells[["ImageHeight", "ImageWidth"]].iloc[0].tolist()
     scores = cells.get("score", pd.Series(1.0, cells.index)).to_numpy(float)
     kind = classes[int((probs * scores[:, None]).sum(axis=0).argmax())]
-    sure = scores >= THRESHOLDS.get(kind, THRESHOLDS[""])
+    threshold = THRESHOLDS.get(kind, THRESHOLDS[""]) if threshold is None else threshold
+    sure = scores >= threshold
     use = np.flatnonzero(sure & (cells["PredictionString"] != "").to_numpy())
-    cuts = [cut_mask(decode_mask(text, height, width)) for text in cells["PredictionString"].iloc[use]]
-    least = MIN_AREAS.get(kind, MIN_AREAS[""])
+    cuts = [cut_mask(_mask(cells, row, (height, width))) for row in use]
+    least = MIN_AREAS.get(kind, MIN_AREAS[""]) if least is None else least
     labels = remove_overlaps(cuts, scores[use], (height, width), least)
     return np.append(0, use + 1).astype(np.int32)[labels]
 
 
+def _mask(cells: pd.DataFrame, row: int, size: tuple[int, int]) -> np.ndarray:
+    try:
+        return decode_mask(cells["PredictionString"].iat[row], *size)
+    except UserError as error:
+        raise UserError(f"cell {cells['CellID'].iat[row]} of {cells['ImageID'].iat[row]}: {error}") from error
+
+
 def write_submission(
-    path: str | Path, sample: pd.DataFrame, cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES
-) -> None:
+    path: str | Path, sample: pd.DataFrame, cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES,
+    **limits,
+) -> int:  # fmt: skip
     """Write the submission for the images of `sample`, in its order: `id,predicted` if the sample is of that form,
-    else `idx,id,annotation`, with the cells that `final_labels` leaves.
+    else `idx,id,annotation`, with the cells that `final_labels` leaves, which takes the `limits`. Gives their number.
     """
     match_rows(cells.rename(columns={"ImageID": "ID"}), sample, ["ID"], "sample_submission.csv", exact=False)
+    if len(cells) and (cells["PredictionString"] == "").all():
+        raise UserError("the cells have boxes and no masks, of which a submission of neurons is made")
+    _check_sizes(sample, cells)
     own = cells.groupby("ImageID", sort=False).indices
-    ids, texts = [], []
+    ids, texts, count = [], [], 0
     sartorius = "predicted" in sample
     for image_id in sample["ID"]:
         rows = own.get(image_id, [])
-        masks = rle.encode_labels(final_labels(cells.iloc[rows], probs[rows], classes)) if len(rows) else {}
+        masks = rle.encode_labels(final_labels(cells.iloc[rows], probs[rows], classes, **limits)) if len(rows) else {}
+        count += len(masks)
         masks = list(masks.values()) or ["" if sartorius else "-1"]
         ids += [image_id] * len(masks)
         texts += masks
     table = pd.DataFrame({"id": ids, "predicted" if sartorius else "annotation": texts})
     write_table(table if sartorius else table.reset_index(names="idx"), path)
+    return count
+
+
+def _check_sizes(sample: pd.DataFrame, cells: pd.DataFrame) -> None:
+    """UserError when the sample says that an image is of another size than its cells say."""
+    if "ImageWidth" not in sample:
+        return
+    sides = ["ImageWidth", "ImageHeight"]
+    right = sample.set_index("ID")[sides].loc[cells["ImageID"]].to_numpy()
+    wrong = np.flatnonzero((right != cells[sides].to_numpy()).any(axis=1))
+    if len(wrong):
+        own = cells.iloc[wrong[0]]
+        width, height = right[wrong[0]]
+        raise UserError(
+            f"the cells of {own['ImageID']} are for {own['ImageWidth']} x {own['ImageHeight']} pixels, but the "
+            f"metadata says {width} x {height}"
+        )
 
 
 def read_submission(path: str | Path, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,13 +15,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
 DATA=${DATA:?is the folder of the images: train.csv and train/}
-OUT=${OUT:-results_dsb2018} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} NETWORK=${NETWORK:-unet}
+N_FOLDS=${N_FOLDS:-} OUT=${OUT:-results_dsb2018${N_FOLDS:+_folds$N_FOLDS}} TYPES=${TYPES:-fluo,he,bright} HOLDOUT=${HOLDOUT:-20} NETWORK=${NETWORK:-unet}
 SIDE=${SIDE:-192} DIAMETER=${DIAMETER:-32} SIZE=${SIZE:-256} BASELINE=${BASELINE:-otsu} SAMPLE=${SAMPLE:-560}
 GPU=${GPU:-0} WORKERS=${WORKERS:-0}
-N_FOLDS=${N_FOLDS:-} RESULTS=$OUT/results PRETRAINED=${PRETRAINED:-efficientnet-lite0}
+RESULTS=$OUT/results PRETRAINED=${PRETRAINED:-efficientnet-lite0}
 TEST=${TEST:-} TEST_IMAGES=${TEST_IMAGES:-$DATA/train}
 if [ "$N_FOLDS" ]; then
     SPLIT=folds$N_FOLDS FOLDS=${FOLDS:-$(seq -s ' ' 0 $((N_FOLDS - 1)))} split=(--n_folds "$N_FOLDS")
+elif [ "${FOLDS:-}" ]; then
+    echo "dsb2018.sh: error: FOLDS=$FOLDS is for N_FOLDS; without it one set of images is held out" >&2 && exit 2
 else
     SPLIT=held FOLDS=0 split=(--holdout "$HOLDOUT")
 fi
@@ -52,7 +54,7 @@ find_score() { # what to call it, then flags of the finder
         --img_size 256 --workers "$WORKERS" --gpu_id "$GPU" "${@:2}"
     python submit.py "${one[@]}" --metadata "$test" --cell_meta_csv_path "$OUT/meta/$1/${name}_cell.csv" \
         --out_path "$OUT/submission_$1_$name.csv"
-    python evaluate.py "${one[@]}" --truth "$test" --submission "$OUT/submission_$1_$name.csv"
+    python evaluate.py "${one[@]}" --truth "$test" --root_dir "$images" --submission "$OUT/submission_$1_$name.csv"
 }
 score() { # a table of images, their folder, the networks that look at them, joined by commas
     test=$1 images=$2 name=$(basename "$1" .csv)
@@ -88,6 +90,7 @@ elif [ ${#held[@]} -gt 1 ]; then
     all "$OUT/held.csv" "${held[@]/#/$OUT/cv_folds/$SPLIT/}"
     for who in "$BASELINE" "$NETWORK"; do
         all "$OUT/submission_${who}_held.csv" "${held[@]/#/$OUT/submission_${who}_}"
-        python evaluate.py "${one[@]}" --truth "$OUT/held.csv" --submission "$OUT/submission_${who}_held.csv"
+        python evaluate.py "${one[@]}" --truth "$OUT/held.csv" --root_dir "$DATA/train" \
+            --submission "$OUT/submission_${who}_held.csv"
     done
 fi

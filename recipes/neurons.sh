@@ -6,7 +6,7 @@
 #
 # Settings: OUT (folder to write), CLASSES (the cell types, joined by commas; one name where train.csv has none), FOLDS
 # (the folds of ten to hold out in turn; their networks are fused), ARCH, TILE (pixels a side of the tiles to look at; 0:
-# whole images), GPU, WORKERS. Run it again after an interruption: every stage goes on.
+# whole images), PRETRAINED (weights to start from, see train.py; without them a random start), GPU, WORKERS. Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
@@ -27,6 +27,7 @@ else
     DATA=${DATA:?is the folder of the competition; or give --demo}
     # Everything else as published (competitions/neurons.py), but that the network tells the types apart.
     net=(--arch "${ARCH:-maskrcnn_convnext_tiny}")
+    if [ "${PRETRAINED:-}" ]; then net+=(--pretrained "$PRETRAINED"); fi
 fi
 
 echo "== train"
