@@ -193,7 +193,7 @@ def _image_cells(image_id: str, texts: Sequence[str], size: tuple[int, int], whe
         masks |= encode_label_image(layer)
         frames |= boxes(layer)
         areas += np.bincount(layer.ravel(), minlength=len(areas))
-    cells = sorted(masks)
+    cells = np.array(sorted(masks), np.int64)
     x1, y1, x2, y2 = np.array([frames[cell] for cell in cells], np.int64).reshape(-1, 4).T
     return pd.DataFrame(
         {

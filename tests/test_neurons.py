@@ -9,10 +9,14 @@ import pytest
 
 import competitions
 import evaluate
+import makefolds
+import submit
+import train
 from cells import rle
 from cells.masks import decode_mask
 from common.errors import UserError
 from competitions import neurons
+from engine.train import Progress
 
 SIZE = (30, 40)
 
@@ -176,6 +180,20 @@ def test_bad_truth_is_refused(truth):
         neurons.read_cells(write(path, [{"id": "a", "mask": "1 2"}]))
     with pytest.raises(UserError, match="z.png is missing"):
         neurons.read_image(truth.parent / "train", "z")
+    with pytest.raises(UserError, match="row 3: cell_type is empty"):
+        neurons.read_cells(write(path, [rows[0], {**rows[1], "cell_type": ""}, *rows[2:]]))
+    with pytest.raises(UserError, match="row 2: id is empty"):
+        neurons.read_cells(write(path, [{**rows[0], "id": ""}, *rows[1:]]))
+    for width in (-3, 0, 10**9):
+        with pytest.raises(UserError, match=f"row 2: width {width} must be from 1 to 65536 pixels"):
+            neurons.score(truth, write(path, [{**row, "width": width} for row in rows]))
+    wide = [{name: row[name] for name in ("id", "annotation", "width")} for row in rows]
+    with pytest.raises(UserError, match="has one of the columns width and height; both or none are right"):
+        neurons.read_metadata(write(path, wide))
+    path.write_text("id,annotation,width,height,cell_type\n")
+    for read in (neurons.read_metadata, neurons.read_cells, lambda path: neurons.score(path, truth)):
+        with pytest.raises(UserError, match="has no image"):
+            read(path)
     path.write_text("")
     with pytest.raises(UserError, match="cannot be read as a table"):
         neurons.read_metadata(path)
@@ -186,6 +204,56 @@ def test_finds_of_another_size_are_refused(truth):
     other = cells.assign(ImageHeight=40, ImageWidth=30)
     with pytest.raises(UserError, match="the cells of a are for 30 x 40 pixels, but .* says 40 x 30"):
         neurons.score_cells(other, np.eye(3)[[2]], ["a"], truth)
+    out = truth.parent / "out.csv"
+    with pytest.raises(UserError, match="the cells of a are for 30 x 40 pixels, but the metadata says 40 x 30"):
+        neurons.write_submission(out, neurons.read_metadata(truth), other, np.eye(3)[[2]])
+    both = pd.concat([cells, other.assign(CellID=9)], ignore_index=True)
+    sample = neurons.read_metadata(truth).drop(columns=["ImageWidth", "ImageHeight"])
+    with pytest.raises(UserError, match="the cells of a are for images of several sizes"):
+        neurons.write_submission(out, sample, both, np.eye(3)[[2, 2]])
+    with pytest.raises(UserError, match="cell 1 of a: mask text zzz is damaged"):
+        neurons.write_submission(out, sample, cells.assign(PredictionString="zzz"), np.eye(3)[[2]])
+    with pytest.raises(UserError, match="the cells have boxes and no masks"):
+        neurons.write_submission(out, sample, cells.assign(PredictionString=""), np.eye(3)[[2]])
+    assert not out.exists()
+
+
+def test_what_a_cell_must_reach_may_be_given(truth, capsys):
+    folder = truth.parent
+    cells = neurons.read_cells(truth).assign(score=0.3)
+    cells.to_csv(folder / "cells.csv", index=False)
+    flags = ["--competition", "neurons", "--metadata", str(truth), "--cell_meta_csv_path", str(folder / "cells.csv")]
+    low = ["--score_threshold", "0.3"]
+    for more, count in (([], 0), (low, 3), ([*low, "--min_area", "999"], 0)):
+        submit.main([*flags, "--out_path", str(folder / "out.csv"), *more])
+        assert f"out.csv: {count} of 3 cells in 3 images" in capsys.readouterr().out
+        table = pd.read_csv(folder / "out.csv", dtype=str)
+        assert (table["annotation"] != "-1").sum() == count
+    with pytest.raises(UserError, match="--min_area is for neurons; a submission of riva holds all cells"):
+        submit.main([*flags, "--competition", "riva", "--out_path", str(folder / "out.csv"), "--min_area", "3"])
+
+
+def test_the_published_training_is_what_runs(truth, tmp_path, monkeypatch):
+    """The starter's settings (system D), as the loop and the network get them."""
+    seen, folds = {}, tmp_path / "folds"
+    monkeypatch.setattr(train, "fit", lambda fabric, task, optimizer, plan, say: seen.update(vars()) or Progress())
+    one = ["--competition", "neurons", "--metadata", str(truth)]
+    makefolds.main([*one, "--folds_dir", str(folds), "--split_name", "neurons_folds10", "--n_folds", "2"])
+    train.main([
+        *one, "--root_dir", str(truth.parent / "train"), "--folds_dir", str(folds), "--out_dir", "x", "--gpu_id", "cpu",
+        "--result_dir", str(tmp_path), "--arch", "maskrcnn_resnet18",
+    ])  # fmt: skip
+    assert neurons.TRAIN_DEFAULTS["detect"]["arch"] == "maskrcnn_convnext_tiny"
+    task, optimizer, plan = seen["task"], seen["optimizer"], seen["plan"]
+    assert type(optimizer).__name__ == "AdamW" and max(g["weight_decay"] for g in optimizer.param_groups) == 5e-4
+    assert (plan.epochs, plan.clip_norm, plan.skip_nonfinite, task.select) == (20, 1, 100, "mAP")
+    worse = [{"mAP": 0.5}, *[{"mAP": 0.4}] * 3]  # halved after two epochs without a better one
+    assert plan.rate(0, []) == 1e-4 and plan.rate(4, worse) == 5e-5
+    assert task.train.canvas == (544, 704)  # of images of 30 x 40, their longer side 704
+    heads = task.model.roi_heads
+    assert heads.detections_per_img > 790 and task.model.rpn.post_nms_top_n() > 790  # the densest image's cells
+    assert heads.box_predictor.cls_score.out_features == 2
+    assert neurons.THRESHOLDS == {"shsy5y": 0.15, "astro": 0.35, "cort": 0.55, "": 0.5}
 
 
 @pytest.mark.parametrize("name", ["sartorius", "dsb2018", "usiigaci"])
