@@ -286,7 +286,7 @@ def test_unsure_cells_of_class_maps_are_left_out():
 
 
 @pytest.mark.slow
-def test_hpa_cells_are_learned_from_masks(tmp_path):
+def test_hpa_cells_are_learned_from_masks(tmp_path, data):
     made, flags = tmp_path / "made", ["--competition", "hpa", *split(tmp_path)]
     synthesize.main(["--competition", "hpa", "--out_dir", str(made), "--train", "6", "--test", "1", "--size", "192",
                      "--cells", "2-3", "--jobs", "1"])  # fmt: skip
@@ -301,9 +301,19 @@ def test_hpa_cells_are_learned_from_masks(tmp_path):
     train.main([*learn, "--out_dir", "Boxes", "--arch", "maskrcnn_light_resnet18", "--num_classes", "1"])
     assert np.isfinite(pd.read_csv(tmp_path / "models" / "Boxes" / "fold0" / "log.csv")["train_mask"]).all()
     weights = tmp_path / "models" / "Cells" / "fold0" / "best.pth"
-    for finder, more in (("network", ["--weights", str(weights)]), ("truth", ["--truth", str(made / "truth.csv")])):
+    own = train_flags(data, "unet_light_resnet18", "--epochs", "1", "--result_dir", str(tmp_path), "--num_classes", "1")
+    train.main(own)
+    nuclei = tmp_path / "models" / "unet_light_resnet18" / "fold0" / "best.pth"  # sees red, green and blue
+    finders = (
+        ("network", ["--weights", str(weights)]), ("maps", ["--weights", str(nuclei)]),
+        ("truth", ["--truth", str(made / "truth.csv")]),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="best.pth was trained on red, green, blue, yellow; images of neurons"):
+        segment.main(segment_flags(data, tmp_path / "other", "--weights", str(weights)))
+    for name, more in finders:
+        finder = "network" if "--weights" in more else name
         found = segment.main([
-            *segment_flags(made, tmp_path / finder)[4:], "--competition", "hpa", "--finder", finder, *more,
+            *segment_flags(made, tmp_path / name)[4:], "--competition", "hpa", "--finder", finder, *more,
             "--metadata", str(made / "sample_submission.csv"), "--root_dir", str(made / "test"), "--edge_rule", "none",
         ])  # fmt: skip
         assert found is None
