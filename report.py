@@ -190,12 +190,15 @@ def find_cells(results: Results, table: Path | None) -> Path | None:
 
 
 def find_store(crop_dir: str | None, results: Results, cells: pd.DataFrame) -> Store | None:
-    """The crop store of --crop_dir, else the one that has the cells' images."""
+    """The crop store of --crop_dir, else the one that has the cells' images; of several the one that has the cells."""
     if crop_dir:
         return Store(crop_dir)
-    names = {f"{image_id}.zip" for image_id in cells["ImageID"]}
-    found = next((folder for folder, shards in results.stores.items() if names <= set(shards)), None)
-    return found and Store(found)
+    ids = cells.groupby("ImageID")["CellID"].agg(set)
+    names = {f"{image_id}.zip" for image_id in ids.index}
+    found = [Store(folder) for folder, shards in results.stores.items() if names <= set(shards)]
+    if len(found) > 1:
+        found = [store for store in found if all(own == set(store.cells(image_id)) for image_id, own in ids.items())]
+    return found[0] if found else None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from small_results import IDS, make_box_results, make_hpa_results, make_run, sco
 import competitions
 import report
 from cells.crops import cut_box, cut_cell
-from cells.store import Store
+from cells.store import Store, write_shard
 from cells.table import read_cells, write_table
 from common import times
 from common.errors import UserError, run
@@ -469,6 +469,16 @@ def test_without_crops_there_are_no_pictures(tmp_path):
     assert "No crop store here has these cells; --crop_dir names one." in page.words
     with pytest.raises(UserError, match="--max_mb 0.0 must be above 0"):
         report.main([str(out), "--max_mb", "0"])
+
+
+def test_the_store_with_the_cells_is_taken_of_several_with_the_images(tmp_path, capsys):
+    out = make_hpa_results(tmp_path / "out")
+    for shard in list((out / "crops").rglob("*.zip")):  # another finder's, which comes first
+        other = out / "a" / shard.relative_to(out)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        write_shard(other, {99: np.zeros((8, 8, 4), np.uint8)})
+    page = read_page(out)
+    assert page.of("img") and "not shown" not in capsys.readouterr().out
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path, capsys):
