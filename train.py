@@ -74,8 +74,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--borders", type=int, choices=[0, 1, 2],
         help="class maps: 1: the borders between touching cells are one more; 2: every cell's rim is")
     add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell, or with 2 to anything else")
-    add("--touching", type=float, help="--borders: how much those between touching cells count in the cross-entropy, "
-        "beside 1 for all other pixels")  # fmt: skip
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
     add("--diameter", type=float, help="--tile: show each image at the scale that gives its own cells this median "
         "diameter, in pixels; 0: all at one scale")  # fmt: skip
@@ -220,7 +218,7 @@ def mixing(args: argparse.Namespace) -> Mix | None:
     if not args.mixup and not args.cutmix:
         return None
     if task_of(args.arch) == "segment":
-        return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.borders) + bool(args.touching) + 1)
+        return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.borders) + 1)
     return Mixing(args.mixup, args.cutmix, args.mix_share)
 
 

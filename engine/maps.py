@@ -26,8 +26,7 @@ class Maps(Dataset):
     An item is asked for by an `Item` and is (image (C, height, width), class map (height, width) uint8, index);
     the background is the last class. cells: a cells table with Label and masks; None where the competition reads its
     own arrays. canvas: epoch -> (height, width) of its items. single: all cells are of class 0. borders: the class
-    before the background is that of `borders_between` within `reach` pixels, with `rims` the rim of every cell.
-    touching: of items' maps, a further class beyond the background is that of the borders where cells touch. scale:
+    before the background is that of `borders_between` within `reach` pixels, with `rims` the rim of every cell. scale:
     items are windows of the image at about this scale, or without `canvas` whole images at it, in place of images
     scaled to the canvas; with `diameter` at the scale that gives an image's own cells this median diameter instead.
     stretch: grey values as `stretched`. raw: not prepared as the competition does.
@@ -43,7 +42,6 @@ class Maps(Dataset):
     borders: bool = False
     rims: bool = False
     reach: int = 2
-    touching: bool = False
     scale: float = 0.0
     diameter: float = 0.0
     stretch: bool = False
@@ -74,14 +72,7 @@ class Maps(Dataset):
             canvas = self.canvas(epoch) if self.canvas else multiple_of(cells.shape, scale)
             image, cells = placed(image, cells, canvas, 0)
         image, cells = self.change(image, cells, generator, epoch)
-        return network_input(self.competition, image, self.raw), torch.from_numpy(self.taught(cells, types)), index
-
-    def taught(self, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """`target`, with `touching` and its further class."""
-        target = self.target(cells, types)
-        if not self.touching:
-            return target
-        return np.where(borders_between(cells, self.reach), np.uint8(self.classes + 2), target)
+        return network_input(self.competition, image, self.raw), torch.from_numpy(self.target(cells, types)), index
 
     def target(self, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
         """The class map of cells as `numbered` gives them: uint8 (height, width)."""

@@ -20,18 +20,13 @@ ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 class MapLoss(nn.Module):
     """A weighted sum of `PARTS` by their names.
 
-    class_weights (K,): how much a class counts in Dice. name: one of MAP_LOSSES. touching: how much the pixels of
-    borders where cells touch count in the cross-entropy, beside 1 for all others; they are few, and where the network
-    misses them two cells are one (after Ronneberger et al. 2015, U-Net, whose weights fall off with the distance). With
-    it the targets have one more class than the logits, the last: those pixels, of the class before the background.
+    class_weights (K,): how much a class counts in Dice. name: one of MAP_LOSSES.
     """
 
-    def __init__(
-        self, class_weights: Sequence[float] | torch.Tensor, name: str = "DiceFocalBoundary", touching: float = 0.0
-    ):
+    def __init__(self, class_weights: Sequence[float] | torch.Tensor, name: str = "DiceFocalBoundary"):
         super().__init__()
         self.register_buffer("class_weights", torch.as_tensor(class_weights, dtype=torch.float32), persistent=False)
-        self.parts, self.touching = MAP_LOSSES[name], touching
+        self.parts = MAP_LOSSES[name]
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """logits (N, K, H, W); targets (N, H, W) integer class maps or (N, K, H, W) shares of the classes.
@@ -40,14 +35,11 @@ class MapLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
-            targets = shares(targets, logits.shape[1] + bool(self.touching)).to(logits.dtype)
-            counts = None
-            if self.touching:
-                targets, counts = without_touching(targets, self.touching)
+            targets = shares(targets, logits.shape[1]).to(logits.dtype)
             values = {
                 "dice": lambda: dice(logits.softmax(1), targets, self.class_weights.to(logits.dtype)),
                 "focal": lambda: focal(logits, targets),
-                "cross_entropy": lambda: cross_entropy(logits, targets, counts),
+                "cross_entropy": lambda: functional.cross_entropy(logits, targets),
                 "boundary": lambda: boundary(logits.softmax(1), targets),
             }
             return {name: weight * values[name]() for name, weight in self.parts.items()}
@@ -58,22 +50,6 @@ def shares(targets: torch.Tensor, classes: int) -> torch.Tensor:
     if targets.ndim == 4:
         return targets
     return functional.one_hot(targets.long(), classes).movedim(-1, 1)
-
-
-def without_touching(targets: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shares (N, K + 1, H, W) whose last are of borders where cells touch, as shares (N, K, H, W) in which these are in
-    the class before the background, and what each pixel counts (N, H, W): `weight` there, 1 elsewhere.
-    """
-    touching = targets[:, -1:]
-    merged = torch.cat([targets[:, :-3], targets[:, -3:-2] + touching, targets[:, -2:-1]], 1)
-    return merged, 1 + (weight - 1) * touching[:, 0]
-
-
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """The mean over the pixels, each times what it counts (N, H, W)."""
-    if counts is None:
-        return functional.cross_entropy(logits, targets)
-    return (functional.cross_entropy(logits, targets, reduction="none") * counts).mean()
 
 
 def dice(probs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:

@@ -20,7 +20,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "border_reach": 2, "touching": 0.0, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0,
+    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0,
     "freeze_norms": 0, "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "drop_rate": 0.0,
     "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
 }  # fmt: skip
@@ -38,14 +38,14 @@ HEEDED = {  # flags that only these kinds of network heed; given for another the
     ),
     ("classify", "segment"): ("loss", "sample", "balance", "mixup", "mix_share"),
     ("segment",): (
-        "progressive", "borders", "border_reach", "touching", "tile", "diameter", "stretch", "raw", "checkpointing",
+        "progressive", "borders", "border_reach", "tile", "diameter", "stretch", "raw", "checkpointing",
     ),
     ("detect", "segment"): ("metadata", "root_dir"),
     ("detect",): ("mosaic_epochs",),
 }  # fmt: skip
 SHARES = ("ema", "label_smoothing", "balance", "mix_share")
 BESIDE = {  # flags that do nothing where another one is off
-    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",), "touching": ("borders",),
+    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",),
     "balance": ("sample",), "diameter": ("tile",), "mix_share": ("mixup", "cutmix"), "external_groups": ("external",),
     "preload": ("resume",),
 }  # fmt: skip
@@ -114,9 +114,6 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     choose({"classify": TRAIN, "detect": SCENES, "segment": MAPS}[kind], args.augment, "--augment")
     if args.progressive < 0 or args.progressive > args.img_size:
         raise UserError(f"--progressive {args.progressive} must be from 0 to --img_size {args.img_size}")
-    if args.touching and "cross_entropy" not in MAP_LOSSES[args.loss]:
-        names = some([name for name, parts in MAP_LOSSES.items() if "cross_entropy" in parts])
-        raise UserError(f"--touching is for --loss {names}, not {args.loss}")
     if not 0 <= args.drop_rate < 1:
         raise UserError(f"--drop_rate {args.drop_rate} must be from 0 to below 1")
     if args.swa_start > args.epochs:
@@ -138,7 +135,7 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         **dict.fromkeys(("workers", "seed", "patience", "clipnorm", "skip_nonfinite", "swa_start", "mosaic_epochs",
                          "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs", "tile", "diameter",
                          "backbone_lr", "final_lr", "swa_lr", "swa_anneal", "save_minutes", "cell_loss", "image_loss",
-                         "alpha", "touching", *SHARES), 0),
+                         "alpha", *SHARES), 0),
     })  # fmt: skip
     for name in SHARES:
         if getattr(args, name) > 1:

@@ -57,7 +57,6 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
         "borders": bool(args.borders), "rims": args.borders == RIMS, "reach": args.border_reach,
-        "touching": bool(args.touching),
         "stretch": bool(args.stretch), "raw": bool(args.raw),
         "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
@@ -96,7 +95,7 @@ def network(
     torch.manual_seed(args.seed)
     model = build_detector(
         args.arch, args.num_classes + bool(args.borders), args.in_channels, competition.MEAN, competition.STD,
-        criterion=MapLoss(weights, args.loss, args.touching), checkpointing=bool(args.checkpointing),
+        criterion=MapLoss(weights, args.loss), checkpointing=bool(args.checkpointing),
     )  # fmt: skip
     if starts:
         start_weights(args, model, model, say)

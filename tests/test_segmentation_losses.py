@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -32,22 +31,6 @@ def test_focal_by_hand():
     first, second = (focal(logits, shares(torch.tensor([[[k]]]), 2)).item() for k in (0, 1))
     assert first == pytest.approx(0.25 * 0.75**2 * math.log(4))
     assert second == pytest.approx(0.25 * 0.25**2 * math.log(4 / 3))
-
-
-def test_borders_where_cells_touch_count_more():
-    """Cells, borders, background; the fourth class of the targets is the borders that count five times."""
-    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    targets = torch.randint(0, 4, (2, 4, 5))
-    slow = 0.0
-    for n, y, x in np.ndindex(2, 4, 5):
-        kind = int(targets[n, y, x])
-        slow -= (5 if kind == 3 else 1) * float(logits[n, :, y, x].log_softmax(0)[1 if kind == 3 else kind])
-    criterion = MapLoss(torch.ones(3), "CrossEntropy", touching=5)
-    for given in (targets, shares(targets, 4)):
-        assert float(criterion(logits, given)["cross_entropy"]) == pytest.approx(slow / 40)
-    plain = MapLoss(torch.ones(3), "DiceCrossEntropy", touching=5)(logits, targets)["dice"]
-    merged = MapLoss(torch.ones(3), "DiceCrossEntropy")(logits, torch.where(targets == 3, 1, targets))["dice"]
-    assert float(plain) == pytest.approx(float(merged))
 
 
 def test_cross_entropy_of_maps_and_of_shares():

@@ -442,8 +442,6 @@ def test_refusals(data, tmp_path):
         (["--cutmix", "1"], "--cutmix: for classifiers, not for --arch unet_resnet18"),
         (["--border_reach", "0"], "--border_reach 0 must be at least 1"),
         (["--scheduler", "onecycle", "--warmup_epochs", "1"], "--warmup_epochs is for .* not onecycle"),
-        (["--touching", "5"], "--touching does nothing without --borders"),
-        (["--touching", "5", "--borders", "2", "--loss", "FrequencyDice"], "--touching is for --loss DiceCrossEnt"),
         (["--diameter", "30"], "--diameter does nothing without --tile"),
         (["--balance", "2"], "--balance does nothing without --sample"),
         (["--progressive", "128"], "--progressive 128 must be from 0 to --img_size 96"),
