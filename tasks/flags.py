@@ -20,9 +20,9 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0,
-    "freeze_norms": 0, "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "drop_rate": 0.0,
-    "mosaic_epochs": 0, "augment": "none", "loss": "BCE",
+    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0, "freeze_norms": 0,
+    "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "drop_rate": 0.0, "mosaic_epochs": 0,
+    "augment": "none", "loss": "BCE",
 }  # fmt: skip
 
 FINDERS = {
@@ -45,9 +45,8 @@ HEEDED = {  # flags that only these kinds of network heed; given for another the
 }  # fmt: skip
 SHARES = ("ema", "label_smoothing", "balance", "mix_share")
 BESIDE = {  # flags that do nothing where another one is off
-    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",),
-    "balance": ("sample",), "diameter": ("tile",), "mix_share": ("mixup", "cutmix"), "external_groups": ("external",),
-    "preload": ("resume",),
+    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",), "balance": ("sample",),
+    "diameter": ("tile",), "mix_share": ("mixup", "cutmix"), "external_groups": ("external",), "preload": ("resume",),
 }  # fmt: skip
 
 
