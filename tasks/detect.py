@@ -62,6 +62,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Scenes,
 def check_cells(args: argparse.Namespace, cells: pd.DataFrame, train: list[str], valid: list[str]) -> None:
     """UserError when the images of a part of the split have no cell in the table: it is that of other images."""
     for what, keys in (("training", train), ("validation", valid)):
+        if not keys:
+            raise UserError(f"--split_name {args.split_name} leaves no {what} image with --fold {args.fold}")
         if not cells["ImageID"].isin(keys).any():
             raise UserError(
                 f"--metadata {args.metadata} has no cell of the {len(keys)} {what} images of {args.split_name}: "

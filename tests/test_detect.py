@@ -354,6 +354,10 @@ def test_a_table_of_other_images(tmp_path, arch):
     flags += ["--metadata", str(folder / "half.csv"), "--root_dir", str(folder / "images"), "--out_dir", "None"]
     with pytest.raises(UserError, match="half.csv has no cell of the 2 training images of held: "):
         train.main([*flags, "--arch", arch, "--gpu_id", "cpu"])
+    images = pd.read_csv(folder / "folds" / "held" / "images.csv").assign(Fold=0)
+    images.to_csv(folder / "folds" / "held" / "images.csv", index=False)
+    with pytest.raises(UserError, match="--split_name held leaves no training image with --fold 0"):
+        train.main([*flags, "--arch", arch, "--gpu_id", "cpu"])
 
 
 class Blob(torch.nn.Module):
