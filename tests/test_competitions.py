@@ -11,7 +11,8 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 ALL = {"name", "classes", "nuclei"}  # of Competition itself
 SOME = {
-    "BACKGROUND", "check_submission", "read_masks", "prepare_image",  # where there is one
+    "BACKGROUND", "check_submission", "prepare_image",  # where there is one
+    "read_masks", "image_sizes", "digest_labels",  # where labels are arrays beside the images
     "IMAGE_SIZE",  # beside BOX_SIZE
     "DEFAULT_FINDER",  # where cells are found without weights
     "ImageError", "IOU_THRESHOLD", "OLD_CLASSES", "read_truth",  # hpa

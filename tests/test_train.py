@@ -204,7 +204,7 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--swa_lr", "0.5"], "--swa_lr does nothing without --swa_start"),
         (["--mix_share", "0.3"], "--mix_share does nothing without --mixup or --cutmix"),
         (["--final_lr", "0.1"], "--final_lr is for --scheduler cosine, not AdamShortRun"),
-        (["--warmup_epochs", "1"], "--warmup_epochs is for --scheduler constant, cosine, onecycle, plateau, not Adam"),
+        (["--warmup_epochs", "1"], "--warmup_epochs is for --scheduler constant, cosine, plateau, not Adam"),
         (["--patience", "-1"], "--patience -1 must be at least 0"),
         (["--clipnorm", "-1"], "--clipnorm -1.0 must be at least 0"),
         (["--effective_batch", "-4"], "--effective_batch -4 must be at least 1"),
