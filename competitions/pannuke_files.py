@@ -220,7 +220,7 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path} has neither arrays fold<k>/images.npy nor pictures images/<ID>.png")
     others = [name for name in list_images(path / "images", "--metadata") if not name.endswith(".png")]
     if others:
-        raise UserError(f"{path / 'images'} has {some(others)}; PNG files are right")
+        raise UserError(f"{path / 'images'} has {some(others)}; <ImageID>.png is right")
     ids = [Path(name).stem for name in list_images(path / "images", "--metadata")]
     table = pd.DataFrame({"ID": ids, "fold": "", "type": ""}).join(image_sizes(path, ids))
     if (path / "types.csv").exists():

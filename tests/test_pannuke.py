@@ -100,6 +100,13 @@ def test_masks_of_another_size_than_their_image(tmp_path):
         pannuke.read_masks(tmp_path, "a")
 
 
+def test_other_kinds_of_images_are_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.jpg"), IMAGES[0])
+    with pytest.raises(UserError, match=r"images has a.jpg; <ImageID>.png is right"):
+        pannuke.read_metadata(tmp_path)
+
+
 def test_no_split_without_its_name(root, tmp_path):
     flags = ["--competition", "pannuke", "--metadata", str(root), "--root_dir", str(root), "--out_dir", "run"]
     with pytest.raises(UserError, match="--split_name is missing: pannuke has no published one for --arch unet_"):
