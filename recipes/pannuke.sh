@@ -23,17 +23,19 @@ if [ "${1:-}" = --demo ]; then
     DATA=${DATA:-$OUT/data}
     python synthesize.py --competition pannuke --out_dir "$DATA" --train 240 --size 128 --seed 1 --jobs 1
     net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128
-        --progressive 0 --augment nuclei --borders 2 --border_reach 2 --loss CrossEntropy --mixup 0 --freeze_norms 1
-        --epochs 20 --batch_size 4 --lr 2e-3 --backbone_lr 0.3 --ema 0.98 --swa_start 0)
-    plain=(--lr 1e-3 --warmup_epochs 1 --borders 0) # 400 steps
+        --progressive 0 --augment nuclei --mixup 0 --freeze_norms 1 --epochs 20 --batch_size 4 --backbone_lr 0.3)
+    full=(--lr 2e-3 --borders 2 --border_reach 2 --loss CrossEntropy --ema 0.98 --swa_start 0)
+    plain=(--lr 1e-3 --warmup_epochs 1) # 400 steps
 else
     OUT=${OUT:-results_pannuke} FOLDS=${FOLDS:-0 1 2}
     DATA=${DATA:?is the folder of the folds; or give --demo}
-    net=(--arch "${ARCH:-unet_resnet34}") plain=() # everything else as published, see competitions/pannuke.py
+    net=(--arch "${ARCH:-unet_resnet34}") full=() plain=() # everything else as published, see competitions/pannuke.py
 fi
 if [ "${PLAIN:-0}" = 1 ]; then
     net+=(--loss FrequencyDice --optimizer Adam --weight_decay 0 --scheduler cosine --lr 2e-4 --warmup_epochs 5
         --ema 0 --swa_start 0 --mixup 0 --progressive 0 --mixed_precision 0 "${plain[@]}")
+else
+    net+=("${full[@]}")
 fi
 RUN=$([ "${PLAIN:-0}" = 1 ] && echo Plain || echo Maps)
 
