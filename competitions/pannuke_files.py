@@ -218,10 +218,10 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
         return pd.concat(parts, ignore_index=True)
     if not (path / "images").is_dir():
         raise UserError(f"{path} has neither arrays fold<k>/images.npy nor pictures images/<ID>.png")
-    others = [name for name in list_images(path / "images", "--metadata") if not name.endswith(".png")]
-    if others:
+    names = list_images(path / "images", "--metadata")
+    if others := [name for name in names if not name.endswith(".png")]:
         raise UserError(f"{path / 'images'} has {some(others)}; <ImageID>.png is right")
-    ids = [Path(name).stem for name in list_images(path / "images", "--metadata")]
+    ids = [Path(name).stem for name in names]
     table = pd.DataFrame({"ID": ids, "fold": "", "type": ""}).join(image_sizes(path, ids))
     if (path / "types.csv").exists():
         types = read_table(path / "types.csv", {"ID": str, "type": str}, key=["ID"])
