@@ -54,14 +54,14 @@ def submit(args: argparse.Namespace) -> None:
 
 
 def limits_of(args: argparse.Namespace, competition: competitions.Competition) -> dict[str, float]:
-    """What cells must reach by the flags that are given, as final_labels of neurons names it."""
-    at_least(args, {"score_threshold": 0, "min_area": 0})
-    own = {"score_threshold": "threshold", "min_area": "least"}
-    given = {name: getattr(args, name) for name in own if getattr(args, name) is not None}
+    """What cells must reach by the flags that are given."""
+    flags = "score_threshold", "min_area"
+    at_least(args, dict.fromkeys(flags, 0))
+    given = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     foreign = [f"--{name}" for name in given if name not in getattr(competition, "SUBMISSION_FLAGS", ())]
     if foreign:
         raise UserError(f"{foreign[0]} is for neurons; a submission of {competition.name} holds all cells")
-    return {own[name]: value for name, value in given.items()}
+    return given
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     cuts = [cut_mask(mask) for mask in masks]
     cells = pd.DataFrame({"ImageID": "a", "CellID": range(args.cells), "ImageWidth": 704, "ImageHeight": 520,
                           "PredictionString": [encode_mask(mask) for mask in masks], "score": scores})  # fmt: skip
-    every = {"classes": ("cell",), "threshold": 0.0, "least": 0}
+    every = {"classes": ("cell",), "score_threshold": 0.0, "min_area": 0}
     text, read = clock(lambda: encode_labels(final_labels(cells, np.ones((args.cells, 1)), **every)))
     cut, own = clock(lambda: encode_labels(remove_overlaps(cuts, scores, masks.shape[1:])))
     whole, same = clock(lambda: encode_labels(remove_overlaps(masks, scores)))

@@ -228,7 +228,7 @@ def open_network(path: str, competition: Competition, most: int, fabric: Fabric)
     if task_of(settings["arch"]) not in ("detect", "segment"):
         raise UserError(f"--weights {path} is a {settings['arch']}, which finds no cells; a detector is right")
     trained = competitions.get(settings["competition"])  # which it goes on seeing images as in, and sizes of boxes
-    if competition.CHANNELS[: settings["in_channels"]] != trained.CHANNELS:
+    if competition.CHANNELS[: len(trained.CHANNELS)] != trained.CHANNELS:
         raise UserError(
             f"--weights {path} was trained on {', '.join(trained.CHANNELS)}; images of {competition.name} have "
             f"{', '.join(competition.CHANNELS)}"

@@ -205,25 +205,25 @@ def _image_cells(image_id: str, texts: Sequence[str], size: tuple[int, int], whe
 
 
 def final_labels(
-    cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES, threshold: float | None = None,
-    least: int | None = None,
+    cells: pd.DataFrame, probs: np.ndarray, classes: Sequence[str] = CLASSES, score_threshold: float | None = None,
+    min_area: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """The cells of one image that a submission holds, as a label image, int32; label i + 1 is row i.
 
     The image's type is the class that most of the cells' `score` is for; its THRESHOLDS and MIN_AREAS hold for all, if
-    `threshold` and `least`, the smallest area in pixels, do not say otherwise. Overlaps go to the higher score. probs:
-    (rows, classes). A row without mask text is no cell.
+    `score_threshold` and `min_area`, in pixels, do not say otherwise. Overlaps go to the higher score. probs: (rows,
+    classes). A row without mask text is no cell.
     """
-    if len(cells[["ImageHeight", "ImageWidth"]].drop_duplicates()) > 1:
+    sizes = set(zip(cells["ImageHeight"].tolist(), cells["ImageWidth"].tolist(), strict=True))
+    if len(sizes) > 1:
         raise UserError(f"the cells of {cells['ImageID'].iloc[0]} are for images of several sizes")
-    height, width = cells[["ImageHeight", "ImageWidth"]].iloc[0].tolist()
+    height, width = sizes.pop()
     scores = cells.get("score", pd.Series(1.0, cells.index)).to_numpy(float)
     kind = classes[int((probs * scores[:, None]).sum(axis=0).argmax())]
-    threshold = THRESHOLDS.get(kind, THRESHOLDS[""]) if threshold is None else threshold
-    sure = scores >= threshold
+    sure = scores >= (THRESHOLDS.get(kind, THRESHOLDS[""]) if score_threshold is None else score_threshold)
     use = np.flatnonzero(sure & (cells["PredictionString"] != "").to_numpy())
     cuts = [cut_mask(_mask(cells, row, (height, width))) for row in use]
-    least = MIN_AREAS.get(kind, MIN_AREAS[""]) if least is None else least
+    least = MIN_AREAS.get(kind, MIN_AREAS[""]) if min_area is None else min_area
     labels = remove_overlaps(cuts, scores[use], (height, width), least)
     return np.append(0, use + 1).astype(np.int32)[labels]
 

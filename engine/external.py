@@ -15,8 +15,8 @@ def add_external(
 ) -> pd.DataFrame:
     """The training images of a fold (columns ID, Label) and, below them, those of the external table at `path`.
 
-    held_out: the ids of the fold's validation images. groups: duplicates.csv over both sets (findduplicates.py with two
-    --metadata), by which near duplicates of a validation image are left out. UserError when an external image is one of
+    held_out: the ids of the validation and test images. groups: duplicates.csv over both sets (findduplicates.py with
+    two --metadata), by which near duplicates of one held out are left out. UserError when an external image is one of
     the split's own, or `groups` lacks an image.
     """
     external = competition.read_labels(path)[["ID", "Label"]]
@@ -33,7 +33,7 @@ def add_pseudo(train: pd.DataFrame, held_out: Sequence[str], path: str, classes:
     """The training images of a fold (columns ID, Label), or its cells (ImageID besides), and below them what the
     probabilities table at `path` has: images or cells without labels, whose targets are in it.
 
-    held_out: the ids of the fold's validation images. UserError when one of the images is the split's own.
+    held_out: the ids of the validation and test images. UserError when one of the images is the split's own.
     """
     table = read_probabilities(path, classes)
     own = table["ImageID"].isin([*train["ImageID" if "ImageID" in train else "ID"], *held_out])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -45,13 +46,15 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     """Training and validation samples of the fold."""
     own = args.cell != "image" and competition.CELL_LABELS
     every = replace(competition, nuclei=False)  # the tables have the labels of all classes
-    train_table, valid_table = read_fold(args.folds_dir, args.split_name, args.fold, every, own, args.test_fold)
+    split = args.folds_dir, args.split_name
+    train_table, valid_table = read_fold(*split, args.fold, every, own, args.test_fold)
+    apart = [valid_table] if args.test_fold is None else [valid_table, read_fold(*split, args.test_fold, every, own)[1]]
+    held_out = pd.concat(apart)["ImageID" if own else "ID"]
     if args.external:
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
-        train_table = add_external(train_table, valid_table["ID"], args.external, every, args.external_groups)
+        train_table = add_external(train_table, held_out, args.external, every, args.external_groups)
     if args.pseudo_labels:
-        held_out = valid_table["ImageID" if own else "ID"]
         train_table = add_pseudo(train_table, held_out, args.pseudo_labels, competition.CLASSES)
     common = {
         "kind": "image" if args.cell == "image" else "cell",

@@ -174,6 +174,13 @@ def test_pseudo_labels_that_do_not_fit(data):
     own = pd.read_csv(data / "folds2" / "images.csv")["ID"].iloc[0]
     with pytest.raises(UserError, match=f"own.csv has {own} in common with the split; --soft_labels is for its images"):
         run_round(data, "cell", "bad", 0, *pseudo("own.csv", f"{own},1,1,0,0"))
+    three = pd.read_csv(data / "folds2" / "images.csv")
+    three.loc[0, "Fold"] = 2  # kept for the score: it is not to be learned from by another way
+    (data / "folds3").mkdir(exist_ok=True)
+    three.to_csv(data / "folds3" / "images.csv", index=False)
+    apart = ["--split_name", "folds3", "--test_fold", "2"]
+    with pytest.raises(UserError, match=f"own.csv has {own} in common with the split"):
+        run_round(data, "image", "bad", 0, *pseudo("own.csv", f"{own},0,1,0,0"), *apart)
     with pytest.raises(UserError, match="other.csv: none of its images is in --dataset"):
         run_round(data, "cell", "bad", 0, *pseudo("other.csv", "z.png,1,1,0,0"))
     with pytest.raises(UserError, match=r"cells.csv has no row for 8\.png, 0"):
