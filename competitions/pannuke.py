@@ -16,11 +16,11 @@ from cells.overlaps import cut_mask, remove_overlaps
 from cells.table import CELL_COLUMNS, KEY, match_rows, read_table, write_table
 from common.errors import UserError
 from competitions import pannuke_files
+from competitions.pannuke_files import MOST_IDS, read_metadata
 from competitions.pannuke_files import digest as digest_labels  # noqa: F401
 from competitions.pannuke_files import image_files as image_files
 from competitions.pannuke_files import image_sizes as image_sizes
 from competitions.pannuke_files import read_image as read_image
-from competitions.pannuke_files import read_metadata
 from metrics.dice import class_pixels, frequency_weights, weighted_dice
 from metrics.panoptic import image_quality, tissue_table
 
@@ -37,7 +37,6 @@ BOX_SIZE = None  # boxes are as large as their nuclei
 MAX_DETECTIONS = 1000  # an image
 MASKED_CROPS, CROP_MARGIN = False, 16  # a crop is the square about the nucleus with so many more pixels on each side
 IMAGE_SIZE = 256
-MOST_IDS = np.iinfo(np.int32).max
 
 TISSUES = (
     "Adrenal_gland", "Bile-duct", "Bladder", "Breast", "Cervix", "Colon", "Esophagus", "HeadNeck", "Kidney", "Liver",

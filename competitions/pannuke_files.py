@@ -24,6 +24,8 @@ from cells.table import match_rows, read_table
 from common.errors import UserError, first_line, some
 from common.files import atomic, existing, safe_name
 
+MOST_IDS = np.iinfo(np.int32).max  # of an image's instances
+
 
 class Fold(NamedTuple):
     """The arrays of a fold, memory-mapped; `masks` is None where there are none (images to predict)."""
@@ -178,7 +180,7 @@ def read_masks(folder: str | Path, image_id: str, classes: Sequence[str]) -> np.
             f"and the background need {len(classes) + 1} channels (--classes names others)"
         )
     whole(masks[..., -1], 1, path, f"{image_id}, the last channel, the background")
-    return whole(masks[..., :-1], np.iinfo(np.int32).max, path, image_id).astype(np.int32)
+    return whole(masks[..., :-1], MOST_IDS, path, image_id).astype(np.int32)
 
 
 def _npz(path: Path) -> np.ndarray:
