@@ -8,7 +8,8 @@ Writes <out_dir>/train.csv, which is --metadata without
 * boxes that can hardly be right: a side below 8 pixels, one side more than 4 times the other, mostly outside the image,
   or twice the same (cells/cleaning.py); an image that has no other box goes with them;
 * with --found and --worst N, the N images whose labels finds of networks that have not seen them contradict most (true
-  boxes that are missed, and finds that nobody marked, among the images of these tables); noisy.csv lists all images;
+  boxes that are missed, and finds that nobody marked, among the images of these tables and of those of --looked, as
+  images without any find are in no cells table); noisy.csv lists all images;
 
 and with a row more for each of --backgrounds N training images whose cells are removed: the boxes and all that Otsu's
 threshold calls stained, filled like the background around them. Such a row has an empty class: detectors see an image
@@ -52,6 +53,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out_dir", required=True, help="the folder to write")
     parser.add_argument("--groups", help="ID,Cluster,Keep: near duplicates")
     parser.add_argument("--found", nargs="+", help="cells tables of networks that have not seen the images")
+    parser.add_argument("--looked", nargs="+",
+        help="tables of the images that they looked at: one in which they found nothing is in no cells table")
     parser.add_argument("--worst", type=int, default=0, help="images to leave out, those that --found contradicts most")
     parser.add_argument("--backgrounds", type=int, default=0, help="images without cells to make")
     parser.add_argument("--seed", type=int, default=42)
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         remove_leftovers(out / "images")
         noisy = cells.index[noisy_boxes(cells)]
         kept = rows.drop(index=noisy)
-        kept = kept[~kept["ImageID"].isin(wrong_images(args, rows, cells, out))]
+        kept = kept[~kept["ImageID"].isin(wrong_images(args, competition, rows, cells, out))]
         sources = kept["ImageID"] if groups is None else groups["ID"][groups["Keep"] == 1]
         sources = cells[cells["ImageID"].isin(kept["ImageID"]) & cells["ImageID"].isin(sources)]
         made = pd.DataFrame(backgrounds(sources, args, competition, out / "images"), columns=["Source", *rows])
@@ -89,6 +92,8 @@ def read(args: argparse.Namespace, competition: Competition) -> tuple[pd.DataFra
     for name in ("worst", "backgrounds"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)} must be 0 or more")
+    if args.looked and not args.found:
+        raise UserError("--looked, tables of images, goes with --found, what was found in them")
     if bool(args.found) != bool(args.worst):
         raise UserError("--found, cells tables, and --worst, how many images to leave out, go together")
     rows = read_table(args.metadata, {competition.ID_COLUMN: str, "class": str})
@@ -106,17 +111,22 @@ def own_groups(path: str, names: pd.Series) -> pd.DataFrame:
     return groups.iloc[match_rows(images, groups, ["ID"], path, exact=False)].reset_index(drop=True)
 
 
-def wrong_images(args: argparse.Namespace, rows: pd.DataFrame, cells: pd.DataFrame, out: Path) -> Sequence[str]:
-    """The --worst images of those that the tables --found hold; noisy.csv has all of them."""
+def wrong_images(
+    args: argparse.Namespace, competition: Competition, rows: pd.DataFrame, cells: pd.DataFrame, out: Path
+) -> Sequence[str]:
+    """The --worst images of those that the tables --found and --looked hold; noisy.csv has all of them."""
     if not args.found:
         return []
     columns = {"ImageID": str, "CellID": int, **dict.fromkeys([*BOX, "score"], float)}
     found = pd.concat([read_table(path, columns, key=KEY) for path in args.found], ignore_index=True)
     found = found[~found["ImageID"].str.startswith(PREFIX)].reset_index(drop=True)  # made by this script before
+    looked = set(found["ImageID"])
+    for path in args.looked or []:
+        looked.update(competition.read_metadata(path)["ID"])
     unknown = found["ImageID"][~found["ImageID"].isin(rows["ImageID"])].unique()
     if len(unknown):
         raise UserError(f"--found {some(args.found)} has the image {some(unknown)}, which {args.metadata} lacks")
-    table = noisy_images(cells[cells["ImageID"].isin(found["ImageID"])], found)
+    table = noisy_images(cells[cells["ImageID"].isin(looked)], found)
     write_table(table, out / "noisy.csv")
     return table["ImageID"][table["Missed"] + table["Extra"] > 0].head(args.worst).tolist()
 

@@ -12,7 +12,7 @@ A CSV with tables of one kind only is fine: its opinion stands for both. With a 
 in parts of its group's, so that every group has the same say. In the order in which they are done:
 
 --average         of the tables of a kind: probs, the weighted mean; or logits, the mean of the logits, made into
-                  probabilities again (by a softmax where the classes exclude each other)
+                  probabilities again (by a softmax where a cell has one class, or an image model's add up to 1)
 --combine         product; mean; weighted: --cell_weight x cell + the rest x image; or single: weighted in images of
                   which one cell is wanted (the column Count, else the number of cells), else the cell's alone. For
                   single classes another one: `product,11=mean,12=weighted` is the product but for classes 11 and 12
@@ -220,7 +220,10 @@ def decide(
         if own:
             values = [values_of(opinion, cells, competition.CLASSES, bool(args.rank)) for opinion in own]
             weights = np.array([opinion.weights for opinion in own])
-            means[kind] = AVERAGES[args.average](values, weights, competition.EXCLUSIVE)
+            # A cell is of one class; an image model may say of each class by itself whether some cell is of it.
+            shares = kind == "cell" or all(np.allclose(own.sum(axis=1), 1, atol=1e-3) for own in values)
+            exclusive = competition.EXCLUSIVE and shares
+            means[kind] = AVERAGES[args.average](values, weights, exclusive)
     if decays and "cell" not in means:
         raise UserError(f"--decay {args.decay} ranks an image's cells, but {args.config} has no table of Type cell")
     cell, image = (means.get(kind, means.get(other)) for kind, other in (KINDS, KINDS[::-1]))

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             stack.enter_context(sole_writer(folder))
         for name in ("config", "tables"):
             remove_leftovers(road.work / name)
-        if clock.limited and not road.out.exists():
+        if clock.limited and not road.has_submission():
             road.write_blank()
         found = road.find_cells()
         done, left = road.make_passes(found)

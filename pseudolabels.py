@@ -115,8 +115,10 @@ def rows_of(args: argparse.Namespace, images: pd.DataFrame, competition) -> pd.D
     which = match_rows(cells.rename(columns={"ImageID": "ID"}), images, ["ID"], args.metadata, exact=False)
     if "score" not in cells:
         cells["score"] = 1.0
-    if competition.CELL_LABELS:
+    if competition.CELL_LABELS and "Label" in images:  # else these are a finder's opinion
         cells["Label"] = cells["Label"].where(cells["Label"] != "")
+    elif competition.CELL_LABELS:
+        cells["Label"] = None
     else:
         cells["Label"] = images["Label"].to_numpy()[which] if "Label" in images else None
     if "Count" in images:

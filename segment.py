@@ -135,7 +135,8 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     with ExitStack() as stack:
         for folder in sorted({path.resolve() for path in (job.cache, job.crops, job.images)}):
             stack.enter_context(sole_writer(folder))
-        marks = {image: job.fingerprint(image, size) for image, size in sizes.items()}
+        state = finder.state or (lambda image: None)
+        marks = {image: job.fingerprint(image, size, state(image)) for image, size in sizes.items()}
         todo = [image for image, mark in marks.items() if args.overwrite or not job.is_done(image, mark)]
         tasks = ((job, image, sizes[image], marks[image], found) for image, found in predictions(job, finder, todo))
         window = max(workers, 1) + 1 if finder.predict else 2 * max(workers, 1)  # predictions may be large

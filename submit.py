@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def submit(args: argparse.Namespace) -> None:
     """The submission of the flags."""
     competition = competitions.get(args.competition, args.classes)
+    if not competition.CELL_LABELS:
+        raise UserError(f"--competition {args.competition}: its cells table has no classes; ensemble.py and infer.py "
+            "write its submission")  # fmt: skip
     limits = limits_of(args, competition)
     images = competition.read_metadata(args.metadata)
     path = args.cell_meta_csv_path

@@ -35,11 +35,12 @@ from competitions import Competition
 from engine.checkpoints import epoch_name, load_model, read, run_folder
 from engine.clock import Clock, start_clock
 from engine.data import Samples
-from engine.device import describe, make_fabric
+from engine.device import describe, enough_memory, make_fabric
 from engine.image_cells import Bags, LabelledImages, bags_of, with_labels
 from engine.nuclei import nuclei_of
 from engine.predict import Tally, predict_views
-from engine.samples import open_samples, read_fold
+from engine.samples import open_samples, read_fold, split_file
+from engine.settings import TABLES
 from losses import build_loss
 from models import BagOfCells, Classifier, DuoBranch, MaskPooled, PuzzleCAM, build, task_of, wrapper_of
 from models.bestfitting import LAST, OLD_CLASSES, NewClasses, load_bestfitting, read_bestfitting
@@ -110,7 +111,7 @@ def predict(args: Namespace, fabric: Fabric, clock: Clock, whole: bool = False) 
     """Predict what the flags name, and say what it took: a tally a seed. The last one's `left` is above zero when the
     clock ended the run. whole: stop as soon as it shows that a seed will not be done in time.
     """
-    at_least(args, {"batch_size": 1, "workers": 0, "fold": 0})
+    at_least(args, {**dict.fromkeys(("batch_size", "img_size", "crop_size"), 1), "workers": 0, "fold": 0})
     views = parse_views(args.augment)
     seeds = parse_seeds(args.seeds or str(args.seed))
     path, checkpoint = open_bestfitting(args) if args.preload else open_checkpoint(args)
@@ -126,11 +127,9 @@ def predict(args: Namespace, fabric: Fabric, clock: Clock, whole: bool = False) 
             files = {view: out / f"{view}_seed{seed}" / f"prob_{args.dataset}.npz" for view in views}
             title = f"predict {args.out_dir} fold {args.fold} seed {seed}"
             samples = open_dataset(args, seed)
-            tallies.append(
-                predict_views(
-                    fabric, model, samples, files, identity, args.batch_size, args.workers, title, clock, whole
-                )
-            )
+            options = args.batch_size, args.workers, title, clock, whole
+            with enough_memory("a smaller --batch_size needs less"):
+                tallies.append(predict_views(fabric, model, samples, files, identity, *options))
             if tallies[-1].left:
                 return tallies
     fabric.print(f"{out}: {len(seeds)} seeds x {len(views)} views of {args.dataset} done")
@@ -189,7 +188,7 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
         if getattr(args, name) is None:
             setattr(args, name, settings[name])
     args.cellorimage = args.cellorimage or settings["cell"]
-    args.loss = settings["loss"]
+    args.loss, args.settings = settings["loss"], settings
     args.trained_on = settings.get("dataset", "train")
     args.pool = settings.get("pool")
     if (args.cellorimage == "nucleus") != (settings["cell"] == "nucleus"):
@@ -248,6 +247,7 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages | Bags:
     if args.dataset == "valid":
         datasets = args.trained_on
         competition = competitions.get(args.competition, args.classes)
+        check_split(args, competition)
         images = read_fold(args.folds_dir, args.split_name, args.fold, competition)[1]
     else:
         suffix = ".zip" if kind == "cell" else ".png"
@@ -263,6 +263,19 @@ def open_dataset(args: Namespace, seed: int) -> Samples | LabelledImages | Bags:
     if args.cellorimage == "nucleus":
         return nuclei_of(samples, args.cache_dir, datasets)
     return with_labels(samples, args.cache_dir, datasets) if args.from_image else samples
+
+
+def check_split(args: Namespace, competition: Competition) -> None:
+    """UserError when the network was trained on another split or fold: images that it knows might be among these."""
+    trained = args.settings
+    name = split_file(trained["cell"] != "image" and competition.CELL_LABELS)
+    known = trained.get(TABLES, {}).get(f"--split_name {name}")
+    path = Path(args.folds_dir) / args.split_name / name
+    if known and path.is_file() and known != digest(path):
+        raise UserError(f"--dataset valid: {path} is not the split that the network was trained with")
+    if "fold" in trained and trained["fold"] != args.fold:
+        raise UserError(f"--dataset valid --fold {args.fold}: the network was trained on this fold's images; its own "
+            f"is {trained['fold']}")  # fmt: skip
 
 
 @dataclass

@@ -12,7 +12,8 @@ A flag that is not given takes the competition's published default.
 """
 
 import argparse
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from common.errors import UserError, run
 from common.files import digest, sole_writer
 from competitions import Competition
 from engine.checkpoints import run_folder
-from engine.device import describe, make_fabric
+from engine.device import describe, enough_memory, make_fabric
 from engine.optimizers import OPTIMIZERS, batch_norms, make_optimizer
+from engine.samples import split_file
 from engine.schedules import SCHEDULERS, Span, annealed, make_rate
-from engine.settings import claim_folder, read_settings
+from engine.settings import SAMPLES, TABLES, claim_folder, read_settings
 from engine.train import Mix, Plan, fit
 from losses import LOSSES
 from losses.segmentation import MAP_LOSSES
@@ -142,8 +144,10 @@ def main(argv: list[str] | None = None) -> int | None:
     fabric = make_fabric(args.gpu_id, bool(args.mixed_precision))
     fabric.launch()
     with sole_writer(folder) if fabric.global_rank == 0 else nullcontext():
-        claim_folder(folder, vars(args), digests(args, competition))
-        train(args, competition, folder, fabric)
+        tables = digests(args, competition)
+        claim_folder(folder, vars(args), tables)
+        with enough_memory("a smaller --batch_size, with the same --effective_batch, needs less"):
+            train(args, competition, folder, fabric, tables)
 
 
 def settled(argv: list[str] | None) -> tuple[argparse.Namespace, Competition]:
@@ -158,15 +162,21 @@ def settled(argv: list[str] | None) -> tuple[argparse.Namespace, Competition]:
 
 def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str]:
     """The digests of the files that say what a run learns, by flag. A folder has one where it holds the labels."""
-    split = "cells.csv" if args.cell != "image" and competition.CELL_LABELS else "images.csv"  # as tasks.classify reads
+    split = split_file(args.cell != "image" and competition.CELL_LABELS)  # as tasks.classify reads
     files = {f"--split_name {split}": Path(args.folds_dir) / args.split_name / split}
-    for name in ("soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"):
+    learned = "soft_labels", "pseudo_labels", "labelmask", "external", "external_groups", "metadata"
+    for name in ("resume", "pretrained", *learned):
         files[f"--{name}"] = doubled(getattr(args, name) or "")
     found = {flag: digest(path) for flag, path in files.items() if path.is_file()}
     if task_of(args.arch) == "segment" and hasattr(competition, "digest_labels"):
         found["--root_dir"] = competition.digest_labels(args.root_dir)
     own = args.classes if args.classes and competitions.is_file(args.classes) else None
     return found | ({"--classes": digest(own)} if own else {})
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """A text that changes with the names or their order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def go_on(args: argparse.Namespace, folder: Path) -> None:
@@ -181,8 +191,10 @@ def go_on(args: argparse.Namespace, folder: Path) -> None:
     args.resume, args.preload = before["resume"], before["preload"]
 
 
-def train(args: argparse.Namespace, competition: Competition, folder: Path, fabric: Fabric) -> None:
-    """Build everything that the flags name and hand it to the loop."""
+def train(
+    args: argparse.Namespace, competition: Competition, folder: Path, fabric: Fabric, tables: dict[str, str]
+) -> None:
+    """Build everything that the flags name and hand it to the loop. tables: as of `digests`, for the checkpoints."""
     say = fabric.print
     say(describe(fabric))
     task = TASKS[task_of(args.arch)](args, competition, not (folder / "last.pth").exists(), say)
@@ -192,7 +204,7 @@ def train(args: argparse.Namespace, competition: Competition, folder: Path, fabr
         rate = annealed(rate, args.swa_start - 1, args.swa_lr * args.lr, args.swa_anneal)
     plan = Plan(
         folder=folder,
-        settings=vars(args),
+        settings=vars(args) | {TABLES: tables, SAMPLES: names_digest(task.train.keys)},
         epochs=args.epochs,
         batch_size=args.batch_size,
         accumulate=accumulation(args, fabric.world_size),

@@ -47,6 +47,7 @@ class Finder(NamedTuple):
     predict: Callable[[list[np.ndarray]], list] | None = None
     known: Callable[[str], Any] | None = None
     settings: dict | None = None  # what its results depend on besides the image
+    state: Callable[[str], str] | None = None  # the same of one image, by its ID
     about: str = ""  # a line for the user on where it runs
 
 
@@ -143,8 +144,7 @@ def make_truth(args: argparse.Namespace) -> Finder:
     competition = competitions.get(args.competition, args.classes)
     table = competition.read_cells(args.truth or args.metadata, root=args.root_dir)
     known = Known({str(image): own for image, own in table.groupby("ImageID")})
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()  # the truth may be a folder
-    return Finder(label_known, known=known.of, settings={"truth": hashlib.sha256(rows.tobytes()).hexdigest()})
+    return Finder(label_known, known=known.of, state=known.state)
 
 
 class Known(NamedTuple):
@@ -155,6 +155,12 @@ class Known(NamedTuple):
     def of(self, image_id: str) -> pd.DataFrame | None:
         """The rows of an image; None where it has none."""
         return self.tables.get(image_id)
+
+    def state(self, image_id: str) -> str:
+        """A text that changes with the rows of an image."""
+        own = self.tables.get(image_id)
+        text = "" if own is None else own.to_csv(index=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def label_known(image: np.ndarray, table: pd.DataFrame | None) -> Found:

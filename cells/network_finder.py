@@ -156,11 +156,12 @@ class NetworkFinder:
             best = top(scores, np.zeros(len(scores), np.int64), self.fusing.most)
             return Masks([cuts[row] for row in best], scores[best], labels[best].astype(np.int64))
         boxes, scores, labels = fuse_finds(finds, self.fusing)
-        best = top(scores, np.zeros(len(scores), np.int64), self.fusing.most)
-        boxes, scores, labels = boxes[best], scores[best], labels[best]
         if self.competition.BOX_SIZE is None:
             boxes = boxes.clip(0, [*shape[::-1], *shape[::-1]])
-        return Found(boxes=boxes, scores=scores, labels=labels)
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(1)  # not wholly in what fills the canvas
+            boxes, scores, labels = boxes[inside], scores[inside], labels[inside]
+        best = top(scores, np.zeros(len(scores), np.int64), self.fusing.most)
+        return Found(boxes=boxes[best], scores=scores[best], labels=labels[best])
 
     def _good(self, find: dict) -> dict:
         """The finds above the threshold that have an area and are not nearly the same as a better one."""

@@ -58,13 +58,13 @@ class Job:
             "rows": self.cache / f"{image_id}.csv",
         }
 
-    def fingerprint(self, image_id: str, size: Size) -> str:
-        """A text that changes with whatever an image's results depend on."""
+    def fingerprint(self, image_id: str, size: Size, state: str | None = None) -> str:
+        """A text that changes with whatever an image's results depend on; state: what the finder knows of it."""
         files = []
         for path in self.competition.image_files(self.root, image_id):
-            state = path.stat() if path.exists() else None
-            files.append((path.name, state and (state.st_size, state.st_mtime_ns)))
-        known = [VERSION, self.settings, size and [int(side) for side in size], files]
+            file = path.stat() if path.exists() else None
+            files.append((path.name, file and (file.st_size, file.st_mtime_ns)))
+        known = [VERSION, self.settings, size and [int(side) for side in size], files, state]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def is_done(self, image_id: str, mark: str) -> bool:
@@ -80,7 +80,8 @@ def segment_image(job: Job, image_id: str, size: Size, mark: str, prediction: ob
     """Find the cells of one image and write its files. UserError when the image cannot be used."""
     cv2.setNumThreads(1)  # the images are what is done in parallel
     outputs = job.outputs(image_id)
-    outputs["rows"].unlink(missing_ok=True)
+    for path in reversed(outputs.values()):  # `rows` first; the others, too: whoever reads a folder takes what is there
+        path.unlink(missing_ok=True)
     image = read_image(job, image_id)
     height, width = image.shape[:2]
     if size is not None and tuple(size) != (width, height):

@@ -1,6 +1,8 @@
 """From `--gpu_id` and `--mixed_precision` to a Lightning Fabric that runs there."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import torch
@@ -35,6 +37,15 @@ def _gpus(gpu_id: str) -> list[int]:
     if count and wanted[-1] >= count:
         raise UserError(f"--gpu_id {gpu_id}: this machine has the GPUs 0 to {count - 1} only")
     return wanted if count else []
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """UserError with the remedy where a GPU's memory does not suffice."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"the GPU's memory does not suffice: {remedy}") from error
 
 
 def describe(fabric: Fabric) -> str:

@@ -20,7 +20,7 @@ from cells.finders import FINDERS
 from cells.segmenting import COLUMNS
 from cells.table import BOX, CELL_COLUMNS, read_table, write_table
 from common.errors import UserError, at_least, choose, some
-from common.files import existing, safe_name
+from common.files import atomic, digest, existing, safe_name
 from common.say import say
 from competitions import Competition
 from convertpredictions import parse_numbers
@@ -47,25 +47,39 @@ class Road:
         self.cells = self.work / "meta" / f"{Path(args.metadata).stem}_cell.csv"
         self.models = find_models(args, self.config, self.competition)
         self.img_size = stored_size(args.img_size, self.models)
+        self.note = self.work / "submission_of.txt"
+        self.made_from = f"{self.out.resolve()} {digest(args.metadata)}\n"
         self.views, self.seeds = check_flags(args, self.competition)
         self.fabric = make_fabric(args.gpu_id, bool(args.mixed_precision), single=True)
 
     def write_blank(self) -> None:
         """Write a submission in which no image has cells."""
         write_blank(self.out, self.images, self.competition)
+        self.note_submission()
+
+    def has_submission(self) -> bool:
+        """Whether the submission's file is there, made from the metadata as they are now."""
+        return self.out.exists() and self.note.exists() and self.note.read_text(encoding="utf-8") == self.made_from
+
+    def note_submission(self) -> None:
+        """Keep what the submission was made from."""
+        with atomic(self.note) as temporary:
+            temporary.write_text(self.made_from, encoding="utf-8")
 
     def find_cells(self) -> segment.Outcome:
-        """Run segment.py; with a limit it has FINDING of the time. What an earlier run made of images that are skipped
-        or not reached now is outdated: it goes, for the networks look at all that is there.
+        """Run segment.py; with a limit it has FINDING of the time. What an earlier run made of images that are not
+        reached now, or not in the metadata, goes, for the networks look at all that is there.
         """
         folders = {name: str(self.work / place) for name, place in FOLDERS.items()}
         own = {**folders, "dataset": "test", "overwrite": False, "img_size": self.img_size}
         flags = Namespace(**{**vars(self.args), **own})
         clock = self.clock.minus((1 - FINDING) * self.clock.left()) if self.clock.limited else self.clock
         found = segment.segment(flags, clock)
-        for image in (*found.skipped, *found.left):
-            for path in (self.work / "crops" / "test" / f"{image}.zip", self.work / "images" / "test" / f"{image}.png"):
-                path.unlink(missing_ok=True)
+        wanted = set(self.images["ID"]).difference(found.left)
+        for kind in ("crops", "images"):
+            for path in (self.work / kind / "test").glob("[!.]*"):
+                if path.stem not in wanted:
+                    path.unlink()
         return found
 
     def make_passes(self, found: segment.Outcome) -> tuple[list[Pass], list[tuple[Pass, str]]]:
@@ -130,6 +144,7 @@ class Road:
             out_path=self.work, tables_path=self.work / "tables", submission_path=self.out, **rules,
         )  # fmt: skip
         ensemble.decide_all(flags)
+        self.note_submission()
         return True
 
     def flags(self, script: ModuleType, *words: Path, **flags: object) -> Namespace:

@@ -88,6 +88,11 @@ def dataset_folders(root: str | Path, datasets: str, flag: str) -> list[Path]:
     return folders
 
 
+def split_file(cells: bool) -> str:
+    """The name of a split's table, of images or of single cells with labels of their own."""
+    return "cells.csv" if cells else "images.csv"
+
+
 def read_fold(
     folds_dir: str | Path, split_name: str, fold: int, competition: Competition, cells: bool = False,
     test_fold: int | None = None,
@@ -97,7 +102,7 @@ def read_fold(
     cells: the cells with their own labels instead, ID = `<ImageID>+<CellID>`, with ImageID besides. test_fold: images
     of neither table.
     """
-    path = Path(folds_dir) / split_name / ("cells.csv" if cells else "images.csv")
+    path = Path(folds_dir) / split_name / split_file(cells)
     if not path.exists():
         more = " with --cell_metadata" if cells else ""
         raise UserError(f"--split_name {split_name}: {path} does not exist; makefolds.py --split_name writes it{more}")

@@ -14,7 +14,8 @@ MAY_CHANGE = {
     "metadata", "root_dir", "compile", "fused", "cache_dir", "crop_dir", "soft_labels", "pseudo_labels", "labelmask",
     "external", "external_groups",
 }  # fmt: skip
-TABLES = "digests of the tables"
+TABLES, SAMPLES = "digests of the tables", "digest of the samples"
+STARTS = {"--resume", "--pretrained"}  # files that only the start of a run needs: they may be gone since
 
 
 def resolve(args: Namespace, defaults: dict) -> None:
@@ -39,10 +40,11 @@ def claim_folder(folder: Path, settings: dict, tables: dict[str, str]) -> None:
             text = some([f"--{name} {before.get(name)} -> {settings[name]}" for name in changed], 6)
             raise UserError(f"{folder} holds a run with other settings ({text}); choose another --out_dir or remove it")
         known = before.get(TABLES, {})
-        changed = [flag for flag in sorted({*known, *tables}) if known and known.get(flag) != tables.get(flag)]
+        compared = ({*known, *tables} - STARTS) | (known.keys() & tables & STARTS) if known else ()
+        changed = [flag for flag in sorted(compared) if known.get(flag) != tables.get(flag)]
         if changed:
             raise UserError(
-                f"{folder} holds a run that learned from other tables: what {some(changed)} names has changed since; "
+                f"{folder} holds a run that learned from other files: what {some(changed)} names has changed since; "
                 "choose another --out_dir or remove it"
             )
     with atomic(path) as temporary:

@@ -24,6 +24,7 @@ from engine import checkpoints
 from engine.averages import refresh, running_mean
 from engine.data import Batches, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_text, write_log
+from engine.settings import SAMPLES
 
 Mix = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torch.Tensor, Any]]
 
@@ -320,6 +321,10 @@ def _restore(run: Run) -> Progress:
     if not path.exists():
         return Progress()
     state = checkpoints.read(path, "--resume")
+    samples = state["settings"].get(SAMPLES)
+    if samples and samples != run.plan.settings.get(SAMPLES):
+        raise UserError(f"{path} is of a run on other samples: the cells or images that it learns from have changed "
+            "since; choose another --out_dir or remove it")  # fmt: skip
     checkpoints.load_model(run.core, state, path, "--resume")
     if run.ema:
         run.ema.load_state_dict(state["ema"])

@@ -180,7 +180,8 @@ def copy_finder(args: argparse.Namespace, folder: Path) -> list[tuple[str, str]]
 def slim(source: Path, target: Path, half: bool) -> None:
     """Copy a checkpoint of train.py without all that prediction does not need, this machine's paths among it."""
     content = read(source, "checkpoint")
-    settings = {name: value for name, value in content["settings"].items() if name == "arch" or "/" not in str(value)}
+    kept = {"arch", "split_name"}  # which may have slashes without being paths
+    settings = {name: value for name, value in content["settings"].items() if name in kept or "/" not in str(value)}
     save({"model": as_given(content["model"], half), "settings": settings, "epoch": content["epoch"]}, target)
 
 

@@ -83,13 +83,13 @@ done
 fuse=(--score_threshold 0.001 --nms_iou 0.3 --fuse wbf --fuse_iou 0.25 --max_cells 20) # published
 if [ "$WORST" -gt 0 ]; then
     echo "== leave out the images that detectors of other folds contradict"
-    found=()
+    found=() looked=()
     for fold in $FOLDS; do
         find_cells "$CLEAN/wider/fold$fold.csv" "$CLEAN/images" "fold$fold" "${wider[@]}" \
             --weights "${weights[fold]:1}" "${fuse[@]}"
-        found+=("$META/fold${fold}_cell.csv")
+        found+=("$META/fold${fold}_cell.csv") looked+=("$CLEAN/wider/fold$fold.csv")
     done
-    clean "$OUT/cleaner" --found "${found[@]}" --worst "$WORST"
+    clean "$OUT/cleaner" --found "${found[@]}" --looked "${looked[@]}" --worst "$WORST"
 fi
 
 echo "== find the cells of the test images: published thresholds"

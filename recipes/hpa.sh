@@ -21,9 +21,12 @@ while [ $# -gt 0 ]; do
     esac
     shift || break
 done
-if ! [[ ${limit[1]-1h} =~ ^[0-9]+[hms]?([0-9]+[ms])*$ ]]; then # infer.py would say so, but after the training
-    echo "hpa.sh: error: --time_limit '${limit[1]}' must be a time such as 8h30m, 90m, or 45 for seconds" >&2 && exit 2
+T=${limit[1]-1h}
+if ! [[ $T =~ ^([0-9]+|([0-9]+h)?([0-9]+m)?([0-9]+s)?)$ && $T =~ [1-9] ]]; then # infer.py would say so, but after the training
+    echo "hpa.sh: error: --time_limit '$T' must be a time above zero such as 8h30m, 90m, or 45 for seconds" >&2 && exit 2
 fi
+code=0
+or_skip() { code=$? && [ $code -eq 1 ] || exit $code; } # after a command: images that it skipped and named end nothing
 
 if [ "$DEMO" ]; then
     OUT=${OUT:-demo} SPLIT=random_folds5
@@ -47,7 +50,7 @@ CONFIG=ensemble_configs/ensemble_kaggle016.csv # names Cell_BCE's epoch 6, Cell_
 
 echo "== find the cells"
 python segment.py --metadata "$DATA/train.csv" --root_dir "$DATA/train" --meta_dir "$META" --crop_dir "$CROPS" \
-    --img_dir "$IMGS" --cache_dir "$OUT/cache" --img_size $resized --workers "$WORKERS"
+    --img_dir "$IMGS" --cache_dir "$OUT/cache" --img_size $resized --workers "$WORKERS" || or_skip
 python makefolds.py --metadata "$DATA/train.csv" --cell_metadata "$META/train_cell.csv" --split_name $SPLIT --folds_dir "$FOLDS"
 
 echo "== train"
@@ -63,7 +66,7 @@ train Image_Focal --loss Focal --scheduler AdamAndrew35 --epochs $image_epochs -
 echo "== find the cells of the test images, look at them from eight sides with each model, combine the opinions"
 python infer.py --competition hpa --ensemble $CONFIG --metadata "$DATA/sample_submission.csv" --root_dir "$DATA/test" \
     --base_dir "$RESULTS" --work_dir "$OUT" --out_path "$OUT/submission.csv" --views all --seeds 1 --folds "$FOLD" \
-    --img_size $resized --gpu_id "$GPU" --workers "$WORKERS" "${limit[@]}"
+    --img_size $resized --gpu_id "$GPU" --workers "$WORKERS" "${limit[@]}" || or_skip
 
 steps=()
 if [ -e "$DATA/truth.csv" ] && [ ${#limit[@]} -gt 0 ]; then
@@ -103,3 +106,4 @@ echo
 echo "submission: $OUT/submission.csv"
 echo "pictures:   $RESULTS/models/*/fold$FOLD/curves.png$([ -e "$DATA/truth.csv" ] && echo ", $OUT/score_submission.png") and $OUT/pictures"
 echo "report:     $OUT/report.html"
+exit $code

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from augment import TRAIN
 from augment.crops import whole
-from common.errors import UserError
+from common.errors import UserError, some
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
 from engine.external import add_external, add_pseudo
 from engine.image_cells import Bags, LabelledImages
-from engine.samples import open_samples, read_fold
+from engine.samples import open_samples, read_fold, split_key
 from engine.targets import apply_targets
 from engine.train import Task, gather
 from losses import build_loss
@@ -32,18 +32,22 @@ from tasks.start import freeze, start_weights
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The classifier of the flags with its samples; judged by mean PR-AUC, or by macro-F1 when classes exclude."""
-    train, valid = samples(args, competition)
+    train, valid = samples(args, competition, say)
     what = "bags of cells" if isinstance(train, Bags) else {"nucleus": "nuclei"}.get(args.cell, f"{args.cell}s")
     say(f"{len(train)} training and {len(valid)} validation {what}, fold {args.fold}")
     model = network(args, competition, train.targets, starts, say)
+    norms = any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()) and not isinstance(train, Bags)
+    if norms and min(args.batch_size, len(train) if args.sample in (0, -1) else args.sample) < 2:
+        raise UserError(f"--arch {args.arch} compares the samples of a batch (batch norm): --batch_size, --sample and "
+            "the training samples must be at least 2")  # fmt: skip
     exclusive = getattr(model.criterion, "exclusive", False)
     judge = partial(validate, samples=valid, args=args, classes=competition.CLASSES, exclusive=exclusive)
     weights = balanced_weights(train.targets, args.balance) if args.sample else None
     return Task(model, train, judge, "macro_f1" if exclusive else "pr_auc", weights)
 
 
-def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples, Samples]:
-    """Training and validation samples of the fold."""
+def samples(args: argparse.Namespace, competition: Competition, say: Callable[[str], None]) -> tuple[Samples, Samples]:
+    """Training and validation samples of the fold; says how many of the images have none."""
     own = args.cell != "image" and competition.CELL_LABELS
     every = replace(competition, nuclei=False)  # the tables have the labels of all classes
     split = args.folds_dir, args.split_name
@@ -53,7 +57,9 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     if args.external:
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
+        before = set(train_table["ID"])
         train_table = add_external(train_table, held_out, args.external, every, args.external_groups)
+        external = set(train_table["ID"]) - before
     if args.pseudo_labels:
         train_table = add_pseudo(train_table, held_out, args.pseudo_labels, competition.CLASSES)
     common = {
@@ -63,6 +69,15 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Samples
     }  # fmt: skip
     train = open_all(args, images=train_table, name="training", augment=TRAIN[args.augment], **common)
     valid = open_all(args, images=valid_table, name="validation", augment=whole, **common)
+    for table, own, name in ((train_table, train, "training"), (valid_table, valid, "validation")):
+        images = set(table["ImageID" if "ImageID" in table else "ID"])
+        of_images = args.cell == "image" or isinstance(own, Bags)
+        lacking = sorted(images.difference(own.keys if of_images else (split_key(key)[0] for key in own.keys)))
+        if lacking:
+            say(f"{len(lacking)} of {len(images)} {name} images have nothing in --img_path: {some(lacking)}")
+        if args.external and own is train and external and external.issubset(lacking):
+            raise UserError(f"--img_path {args.img_path} has none of the images of --external {args.external} in "
+                f"--dataset {args.dataset}; segment.py writes them, --dataset train,external names both")  # fmt: skip
     apply_targets(train, valid, args.soft_labels, args.pseudo_labels, args.labelmask, competition.CLASSES)
     return train, valid
 

@@ -123,6 +123,9 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     choose(OPTIMIZERS, args.optimizer, "--optimizer")
     if args.loss == "ArcFace" and not args.arch.endswith("_arcface"):
         raise UserError(f"--loss ArcFace needs the cosines of --arch class_<timm>_arcface, not of {args.arch}")
+    if not finder and not competition.EXCLUSIVE and getattr(LOSSES[args.loss], "exclusive", False):
+        raise UserError(f"--loss {args.loss} is for classes that exclude each other; in {args.competition} a cell may "
+            "have several")  # fmt: skip
     if finder and args.num_classes != 1 and not competition.CELL_LABELS:
         raise UserError(f"--num_classes {args.num_classes}: {args.competition} does not tell cells apart; 1 is right")
     if args.num_classes != len(competition.CLASSES) and not (finder and args.num_classes == 1):
@@ -149,6 +152,8 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
         raise UserError(f"--img_size {args.img_size} must be a multiple of 32 for --arch {args.arch}")
     if not finder and args.crop_size > args.img_size:
         raise UserError(f"--crop_size {args.crop_size} must not exceed --img_size {args.img_size}")
+    if args.lr == 0:
+        raise UserError(f"--lr {args.lr} must be above 0")
     if args.scheduler in SHAPES and not args.lr:
         raise UserError(f"--scheduler {args.scheduler} needs --lr, the highest learning rate")
     if finder and args.preload == "bestfitting":

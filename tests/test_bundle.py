@@ -178,6 +178,15 @@ def test_checkpoints_hold_weights_and_settings_and_predict_the_same(made, traine
     assert 0 < np.abs(probs[0] - probs[1]).max() < 0.01
 
 
+def test_a_split_in_a_folder_of_its_own(trained, tmp_path):
+    source = trained / "results" / "models" / "Cell" / "fold0" / "001.pth"
+    content = torch.load(source, weights_only=True)
+    content["settings"]["split_name"] = "cv/random_folds4"
+    torch.save(content, tmp_path / "own.pth")
+    bundle.slim(tmp_path / "own.pth", tmp_path / "slim.pth", half=True)
+    assert torch.load(tmp_path / "slim.pth", weights_only=True)["settings"]["split_name"] == "cv/random_folds4"
+
+
 def test_full_precision_and_numbers_too_large_for_half():
     ones = torch.ones(2, 2)
     weights = {"norm": torch.ones(3), "kernel": ones, "large": 1e5 * ones, "none": ones[:0], "count": ones.int()}

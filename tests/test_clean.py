@@ -92,6 +92,13 @@ def test_images_that_networks_contradict_go(data, tmp_path):
     listed = pd.read_csv(data / "clean" / "noisy.csv")
     assert listed["ImageID"][0] == "5.png" and "3.png" not in set(listed["ImageID"])
     assert (listed["Missed"][0], listed["Extra"][0]) == (listed["Truths"][0],) * 2
+    images = truth[["NAME"]].drop_duplicates().assign(trustii_id=range(truth["NAME"].nunique()))
+    images.to_csv(tmp_path / "looked.csv", index=False)
+    own = ["--found", str(tmp_path / "found.csv"), "--looked", str(tmp_path / "looked.csv"), "--worst", "2"]
+    clean.main(flags(data, *own))
+    listed = pd.read_csv(data / "clean" / "noisy.csv").set_index("ImageID")
+    own = int((truth["NAME"] == "3.png").sum())
+    assert listed.loc["3.png"].tolist() == [own, own, 0]  # nothing was found in it
     found.assign(ImageID="z.png").to_csv(tmp_path / "found.csv", index=False)
     with pytest.raises(UserError, match=r"found.csv has the image z.png, which .*train.csv lacks"):
         clean.main(flags(data, "--found", str(tmp_path / "found.csv"), "--worst", "2"))

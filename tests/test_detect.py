@@ -296,7 +296,7 @@ def test_a_network_of_another_competition_keeps_the_size_of_its_boxes(of, used, 
         (["--img_path", "x", "--cell", "cell"], f"--img_path, --cell: for classifiers, not for --arch {ARCH}"),
         (["--checkpointing", "1"], f"--checkpointing: for networks of class maps, not for --arch {ARCH}"),
         (["--pool", "max", "--puzzle", "1"], f"--pool, --puzzle: for classifiers, not for --arch {ARCH}"),
-        (["--scheduler", "cosine", "--lr", "0"], "--scheduler cosine needs --lr"),
+        (["--scheduler", "cosine", "--lr", "0"], "--lr 0.0 must be above 0"),
         (["--sample", "8", "--mixup", "0.4"], "--sample, --mixup: for classifiers and networks of class maps"),
         (["--img_size", "100"], f"--img_size 100 must be a multiple of 32 for --arch {ARCH}"),
         (["--drop_rate", "0.5"], f"--drop_rate: for classifiers, not for --arch {ARCH}"),
@@ -395,6 +395,30 @@ def test_masks_come_back_from_every_view_at_their_own_size(monkeypatch):
         network_finder.NetworkFinder(
             ["a.pth"], competitions.get("riva"), views, fusing._replace(how="nms"), make_fabric("cpu", False)
         )
+
+
+def test_a_find_beyond_the_image_is_no_cell(monkeypatch):
+    """An image of 368 x 370 pixels on a canvas of 384: a box in what is filled up takes no place of --max_cells."""
+    learned = {"competition": "cytologia", "arch": "yolox_nano", "num_classes": 23, "img_size": 384, "borders": 0}
+    monkeypatch.setattr(network_finder, "open_network", lambda *given: (None, learned))
+    competition, fusing = competitions.get("cytologia"), Fusing("wbf", 0.5, 10, 0.1, 0.5, 1)
+    finder = network_finder.NetworkFinder(["a.pth"], competition, ["default"], fusing, make_fabric("cpu", False))
+    boxes = np.array([[372.0, 10, 379, 40], [300, 300, 375, 360]])
+    found = finder._fused([{"boxes": boxes, "scores": np.array([0.9, 0.5]), "labels": np.zeros(2)}], (368, 370))
+    assert found.boxes.tolist() == [[300, 300, 370, 360]] and found.scores.tolist() == [0.5]
+
+
+def test_one_row_that_changes_cuts_one_image(data, tmp_path):
+    """The finder truth does no other image again."""
+    segment.main(segment_flags(data, tmp_path, "--finder", "truth"))
+    rows = tmp_path / "cache_dir" / "train"
+    before = {path: path.stat().st_mtime_ns for path in rows.glob("*.csv")}
+    table = pd.read_csv(data / "train.csv", keep_default_na=False)
+    table.drop(index=len(table) - 1).to_csv(tmp_path / "cleaner.csv", index=False)
+    own = ["--metadata", str(tmp_path / "cleaner.csv"), "--dataset", "train"]
+    segment.main([*segment_flags(data, tmp_path, "--finder", "truth"), *own])
+    anew = [path.stem for path, when in before.items() if path.stat().st_mtime_ns != when]
+    assert anew == [table["NAME"].iloc[-1]]
 
 
 def test_boxes_of_views_by_hand():

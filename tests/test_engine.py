@@ -162,7 +162,7 @@ def test_a_run_keeps_its_tables(tmp_path):
     claim_folder(tmp_path, flags, {"--split_name": "a"})
     for changed in ({"--split_name": "b"}, {"--split_name": "a", "--labelmask": "c"}):
         flag = list(changed)[-1]
-        with pytest.raises(UserError, match=f"learned from other tables: what {flag} names has changed since"):
+        with pytest.raises(UserError, match=f"learned from other files: what {flag} names has changed since"):
             claim_folder(tmp_path, flags, changed)
 
 

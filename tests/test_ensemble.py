@@ -413,3 +413,10 @@ def test_groups_have_the_same_say(tmp_path):
     found = pd.read_csv(tmp_path / "ensemble_config.csv")["A"]
     np.testing.assert_allclose(found, odds / (1 + odds), rtol=1e-5)
     assert pd.read_csv(tmp_path / "submission_config.csv")["NAME"].tolist() == ["x.png", "y.png", "y.png"]
+    # Image models that say of each class by itself whether it is there: their own logits, which do not add up to 1.
+    (tmp_path / "image.csv").write_text("ImageID,CellID,A,B\nx.png,0,0.9,0.8\ny.png,0,0.9,0.8\n")
+    (tmp_path / "other.csv").write_text("ImageID,CellID,A,B\nx.png,0,0.2,0.6\ny.png,0,0.2,0.6\n")
+    config.write_text("Predictions,Type,A,B\nimage.csv,image,1,1\nother.csv,image,1,1\n")
+    ensemble.main([*flags, "--average", "logits"])
+    found = pd.read_csv(tmp_path / "ensemble_config.csv")[["A", "B"]].iloc[0]
+    np.testing.assert_allclose(found, [0.6, 6**0.5 / (1 + 6**0.5)], rtol=1e-5)  # odds 9 x 1/4, 4 x 3/2, their roots

@@ -455,6 +455,22 @@ def test_no_time_to_find_cells(home, full, tmp_path, monkeypatch, capsys):
     assert "submitted without cells" in capsys.readouterr().out
 
 
+def test_fewer_images_than_before(home, full, tmp_path, monkeypatch):
+    """Of images that are no longer asked for nothing is predicted, and no old submission stays for other images."""
+    work = tmp_path / "work"
+    shutil.copytree(full, work)
+    sample = pd.read_csv(home / "data" / "sample_submission.csv", dtype=str).iloc[:2]
+    sample.to_csv(tmp_path / "sample_submission.csv", index=False)
+    flags = [*infer_flags(home, work), *VIEW_FLAGS, "--metadata", str(tmp_path / "sample_submission.csv")]
+    with monkeypatch.context() as patch:
+        limited(patch, 3)
+        assert infer.main(flags) == 1
+    assert pd.read_csv(work / "submission.csv", dtype=str).equals(sample)
+    assert infer.main(flags) is None
+    whole = pd.read_csv(full / "submission.csv", dtype=str)
+    assert pd.read_csv(work / "submission.csv", dtype=str).equals(whole.iloc[:2])
+
+
 def test_an_image_that_breaks_between_two_runs(home, tmp_path, capsys):
     shutil.copytree(home / "data", tmp_path / "data")
     flags = [*infer_flags(home, tmp_path / "work"), "--views", "default", "--root_dir", str(tmp_path / "data" / "test")]

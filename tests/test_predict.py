@@ -1,9 +1,11 @@
 """test.py through its command line: views, seeds, determinism, going on, refusals."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_data import make_small_data, predict_flags, train_flags
 
@@ -139,6 +141,19 @@ def test_out_of_fold(trained, out):
     assert {key.split("+")[0] for key in ids} == {"image00", "image04", "image08"}
 
 
+def test_no_validation_by_another_split(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "data")
+    weights = folder / "results" / "models" / "run" / "fold0" / "002.pth"
+    other = predict_flags(folder, "--dataset", "valid", "--network_path", str(weights), "--fold", "1")
+    with pytest.raises(UserError, match="--fold 1: the network was trained on this fold's images; its own is 0"):
+        predict.main(other)
+    path = folder / "cv_folds" / "random_folds4" / "images.csv"
+    table = pd.read_csv(path)
+    table.assign(Fold=(table["Fold"] + 1) % 4).to_csv(path, index=False)
+    with pytest.raises(UserError, match="images.csv is not the split that the network was trained with"):
+        predict.main(predict_flags(folder, "--dataset", "valid"))
+
+
 CHANGES = {
     "flipud": lambda image: image[::-1],
     "fliplr": lambda image: image[:, ::-1],
@@ -192,6 +207,8 @@ def test_best_epoch_and_network_path(trained, out):
         (["--network_path", "none.pth"], "--network_path does not exist: none.pth"),
         (["--batch_size", "0"], "--batch_size 0 must be at least 1"),
         (["--workers", "-1"], "--workers -1 must be at least 0"),
+        (["--crop_size", "0"], "--crop_size 0 must be at least 1"),
+        (["--img_size", "0"], "--img_size 0 must be at least 1"),
     ],
 )
 def test_bad_flags(trained, flags, message):

@@ -182,3 +182,16 @@ def test_bad_tables_are_refused(data: Path, file: str, old: str, new: str, messa
 def test_bad_flags_are_refused(data: Path, flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(data, *flags)
+
+
+def test_a_finders_opinion_is_no_label(tmp_path: Path) -> None:
+    """Of images without labels a cells table has the classes that the finder took cells for."""
+    (tmp_path / "test.csv").write_text("trustii_id,NAME\n1,x.png\n2,x.png\n")
+    (tmp_path / "cells.csv").write_text("ImageID,CellID,Label,score\nx.png,1,1,0.9\nx.png,2,1,0.1\n")
+    (tmp_path / "probs.csv").write_text("ImageID,CellID,A,B\nx.png,1,0.8,0.2\nx.png,2,0.8,0.2\n")
+    pseudolabels.main([
+        "--competition", "cytologia", "--classes", "A,B", "--tables", str(tmp_path / "probs.csv"),
+        "--metadata", str(tmp_path / "test.csv"), "--cell_metadata", str(tmp_path / "cells.csv"),
+        "--least", "0.5", "--floor", "0.5", "--out", str(tmp_path / "soft.csv"),
+    ])  # fmt: skip
+    assert (tmp_path / "soft.csv").read_text().splitlines()[1:] == ["x.png,1,0.8,0.2"]

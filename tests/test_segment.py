@@ -260,6 +260,8 @@ def test_an_image_that_goes_bad_loses_its_old_rows(data, tmp_path):
     break_bytes(data / "train")
     assert segment.main(flags(data, tmp_path / "out")) == 1
     assert set(all_rows(tmp_path / "out")["ImageID"]) == {"b", "c"}
+    stores = [path for path in (tmp_path / "out").rglob("a.*") if path.suffix in {".zip", ".png", ".csv"}]
+    assert not stores  # nor crops for test.py to find
 
 
 def test_an_error_within_a_finder_costs_one_image(data, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,10 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--mix_share", "0.3"], "--mix_share does nothing without --mixup or --cutmix"),
         (["--final_lr", "0.1"], "--final_lr is for --scheduler cosine, not AdamShortRun"),
         (["--warmup_epochs", "1"], "--warmup_epochs is for --scheduler constant, cosine, plateau, not Adam"),
+        (["--lr", "0"], "--lr 0.0 must be above 0"),
+        (["--loss", "CrossEntropy"], "--loss CrossEntropy is for classes that exclude each other; in hpa a cell may"),
+        (["--arch", "class_test_resnet_dropout", "--batch_size", "1", "--effective_batch", "1"],
+         "--arch class_test_resnet_dropout compares the samples of a batch .batch norm.: --batch_size, --sample and"),
         (["--patience", "-1"], "--patience -1 must be at least 0"),
         (["--clipnorm", "-1"], "--clipnorm -1.0 must be at least 0"),
         (["--effective_batch", "-4"], "--effective_batch -4 must be at least 1"),
@@ -241,7 +246,42 @@ def test_other_folds_under_the_same_name(data):
     path.with_name("cells.csv").write_text("")  # of no concern to a run that learns from the labels of images
     train.main(train_flags(data, "--epochs", "1"))
     table.assign(Fold=(table["Fold"] + 1) % 4).to_csv(path, index=False)
-    with pytest.raises(UserError, match=r"learned from other tables: what --split_name images.csv names has changed"):
+    with pytest.raises(UserError, match=r"learned from other files: what --split_name images.csv names has changed"):
+        train.main(train_flags(data))
+
+
+def test_what_a_run_starts_from_and_learns_from_may_not_change(data):
+    train.main(train_flags(data, "--epochs", "1", "--out_dir", "first"))
+    weights = data / "results" / "models" / "first" / "fold0" / "001.pth"
+    own = ["--epochs", "1", "--preload", "self", "--resume", str(weights)]
+    train.main(train_flags(data, *own))
+    content = weights.read_bytes()
+    shutil.copy(weights.with_name("last.pth"), weights)
+    with pytest.raises(UserError, match="learned from other files: what --resume names has changed since"):
+        train.main(train_flags(data, *own))
+    weights.unlink()  # which the run has in its own state
+    train.main(train_flags(data, *own))
+    weights.write_bytes(content)
+    (data / "crops" / "train" / "image05.zip").unlink()
+    with pytest.raises(UserError, match=r"last.pth is of a run on other samples"):
+        train.main(train_flags(data, *own, "--epochs", "2"))
+
+
+def test_images_without_crops_are_counted(data, capsys):
+    (data / "crops" / "train" / "image05.zip").unlink()
+    train.main(train_flags(data, "--epochs", "1"))
+    assert "1 of 9 training images have nothing in --img_path: image05" in capsys.readouterr().out
+    (data / "external.csv").write_text("ID,Label\nzz1,3\nzz2,4\n")
+    with pytest.raises(UserError, match="--img_path .* has none of the images of --external .*external.csv in --data"):
+        train.main(train_flags(data, "--out_dir", "more", "--external", str(data / "external.csv")))
+
+
+def test_a_gpu_without_memory_is_one_sentence(data, monkeypatch):
+    def full(*given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("models.classifier.Classifier.forward", full)
+    with pytest.raises(UserError, match="the GPU's memory does not suffice: a smaller --batch_size, with the same"):
         train.main(train_flags(data))
 
 
