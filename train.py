@@ -73,8 +73,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--dataset train,test")  # fmt: skip
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
-    add("--borders", type=int, choices=[0, 1, 2],
-        help="class maps: 1: the borders between touching cells are one more; 2: every cell's rim is")
+    add("--borders", type=int, choices=[0, 1, 2, 3],
+        help="class maps: 1: the borders between touching cells are one more; 2: every cell's rim is; 3: what a pixel "
+             "lacks of its cell's greatest distance to the edge")  # fmt: skip
     add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell, or with 2 to anything else")
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
     add("--diameter", type=float, help="--tile: show each image at the scale that gives its own cells this median "

@@ -1,11 +1,14 @@
 """Class maps turned into cells: connected parts, cut where two cells touch, and the plain way without a network."""
 
+import math
+
 import cv2
 import numpy as np
 import pandas as pd
 from skimage.filters import threshold_otsu
 from skimage.morphology import local_maxima, reconstruction
 
+from cells.crops import boxes
 from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas, number
 
@@ -16,6 +19,10 @@ CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over ed
 MIN_AREA = 10  # pixels; what is smaller is no cell
 SEED_AREA = 4  # pixels; what is smaller is no seed
 SPECK = 0.05  # of the typical cell's area; what is smaller inside rims or borders is no cell
+BETWEEN, RIMS, DEPTHS = 1, 2, 3  # --borders: what the map before the background's is, see `split_maps`
+DIP = 0.12  # two cells are cut where the depth between their middles is so much less than in the shallower one's
+SMOOTH_DEPTH = 0.05  # of the root of the area that is more than half deep: how far the depth is smoothed
+MIDDLE = 0.3  # the depth that a cell's middle has at least
 SCALES = 1 / 16, 4.0  # how much smaller or larger an image is shown than it is
 
 
@@ -63,6 +70,23 @@ def borders_between(labels: np.ndarray, reach: int, background: bool = False) ->
     highest = cv2.dilate(labels, window)
     others = labels if background else np.where(labels > 0, labels, np.iinfo(labels.dtype).max)
     return (labels > 0) & (highest != cv2.erode(others, window))
+
+
+def depths(labels: np.ndarray) -> np.ndarray:
+    """How deep each pixel lies in its cell of a label image (height, width): the distance to the cell's edge in parts
+    of the cell's greatest, above 0 to 1, and 0 outside of cells; float32. The image's own border is no edge.
+    """
+    height, width = labels.shape
+    depth = np.zeros(labels.shape, np.float32)
+    for label, (x1, y1, x2, y2) in boxes(labels.astype(np.int32)).items():
+        part = slice(max(y1 - 1, 0), min(y2 + 1, height)), slice(max(x1 - 1, 0), min(x2 + 1, width))
+        own = labels[part] == label
+        if own.all():  # without an edge there is no distance to it
+            depth[part] = 1
+            continue
+        distance = cv2.distanceTransform(own.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5  # to the edge
+        depth[part] = np.where(own, distance / distance.max(), depth[part])
+    return depth
 
 
 def scale_for(labels: np.ndarray, diameter: float, otherwise: float) -> float:
@@ -143,6 +167,37 @@ def bordered_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=MIN_AREA))
     labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
     return labels, likeliest(labels, probs[:-2])
+
+
+def deep_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of maps (C + 2, height, width) whose C first add up to the depth of a pixel in its cell, see `depths`, the
+    next to what that lacks of 1, the last to the background.
+
+    As a cell of any size is 1 deep in its middle, small ones beside large ones have seeds, too. The depth is smoothed
+    by about a fortieth of a cell's diameter; its h-maxima (DIP, MIDDLE) are the seeds, which grow over what is no
+    background. Label image int32 and the class of each label, int64.
+    """
+    depth = probs[:-2].sum(axis=0).astype(np.float32)
+    mask = fill_holes((probs[-1] < 0.5).astype(np.uint8), below=MIN_AREA)
+    middles = cv2.connectedComponents((depth > 0.5).astype(np.uint8))[1]
+    depth = cv2.GaussianBlur(depth, (0, 0), max(SMOOTH_DEPTH * math.sqrt(typical_area(middles)), 0.3)) * mask
+    tops = local_maxima(reconstruction(depth - DIP, depth, footprint=CROSS), connectivity=1) & (depth > MIDDLE)
+    seeds = find_regions(tops.view(np.uint8))
+    height = np.rint(depth * 255).clip(0, 255).astype(np.uint8)
+    labels = flood(height, keep_regions(seeds, seeds.areas > 0, mask.shape), mask)
+    labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
+    return labels, likeliest(labels, probs[:-2])
+
+
+def split_maps(probs: np.ndarray, borders: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of maps (K, height, width) as networks of `--borders` give them: label image int32, classes int64.
+
+    0: a map a class and the background's. BETWEEN, RIMS, DEPTHS: one more before the background's: of borders between
+    cells, of their rims, of what a pixel's depth in its cell lacks of 1.
+    """
+    if not borders:
+        return class_instances(probs, len(probs) - 1)
+    return deep_instances(probs) if borders == DEPTHS else bordered_instances(probs)
 
 
 def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:

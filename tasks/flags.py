@@ -5,6 +5,7 @@ import argparse
 from augment import TRAIN
 from augment.maps import MAPS
 from augment.scenes import SCENES
+from cells.instances import DEPTHS
 from common.errors import UserError, at_least, choose, some
 from competitions import Competition
 from engine.optimizers import OPTIMIZERS
@@ -98,6 +99,8 @@ def check_beside(args: argparse.Namespace, given: set[str]) -> None:
     for name, others in BESIDE.items():
         if name in given and not any(getattr(args, other) for other in others):
             raise UserError(f"--{name} does nothing without {' or '.join(f'--{other}' for other in others)}")
+    if "border_reach" in given and args.borders == DEPTHS:
+        raise UserError(f"--border_reach does nothing with --borders {DEPTHS}, which goes by each cell's own size")
     if "final_lr" in given and args.scheduler != "cosine":
         raise UserError(f"--final_lr is for --scheduler cosine, not {args.scheduler}")
     warmed = [name for name in SHAPES if name != "onecycle"]  # which rises by itself

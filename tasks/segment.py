@@ -14,7 +14,7 @@ from tqdm import tqdm
 from augment.maps import MAPS, canvas_in
 from augment.scenes import fitted
 from cells.images import image_folder
-from cells.instances import bordered_instances, class_instances, class_map
+from cells.instances import class_map, split_maps
 from common.errors import UserError, choose, some
 from common.files import existing
 from competitions import Competition
@@ -30,14 +30,12 @@ from models import build_detector
 from tasks.detect import check_cells
 from tasks.start import freeze, start_weights
 
-RIMS = 2  # --borders: every cell's rim, not only where two touch
-
 
 def prepare(args: argparse.Namespace, competition: Competition, starts: bool, say: Callable[[str], None]) -> Task:
     """The network of the flags with its samples; judged by mPQ, the mean over the images of that of their classes."""
     train, valid, draw_weights = samples(args, competition)
     say(f"{len(train)} training and {len(valid)} validation images, fold {args.fold}")
-    weights = np.ones(train.classes + train.borders + 1) if args.loss in UNWEIGHTED else map_weights(train)
+    weights = np.ones(train.maps) if args.loss in UNWEIGHTED else map_weights(train)
     parts = "classes, the borders" if train.borders else "classes"
     say(f"weights of the {parts} and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
     model = network(args, competition, weights, starts, say)
@@ -56,7 +54,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
-        "borders": bool(args.borders), "rims": args.borders == RIMS, "reach": args.border_reach,
+        "borders": args.borders, "reach": args.border_reach,
         "stretch": bool(args.stretch), "raw": bool(args.raw),
         "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
@@ -140,7 +138,7 @@ def validate(
     return row
 
 
-def judge(probs: torch.Tensor, truth: np.ndarray, borders: bool) -> tuple[np.ndarray, np.ndarray]:
+def judge(probs: torch.Tensor, truth: np.ndarray, borders: int) -> tuple[np.ndarray, np.ndarray]:
     """The PQ of an image's cells of any class and of each class (1 + C,), NaN without true ones, and `class_pixels`.
 
     probs: class maps (C + 1, h, w) of the image on its canvas, with `borders` one more; truth: ids by class (H, W, C).
@@ -150,7 +148,7 @@ def judge(probs: torch.Tensor, truth: np.ndarray, borders: bool) -> tuple[np.nda
     seen = probs[None, :, :rows, :columns].float()
     maps = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True)[0].cpu().numpy()
     background = truth.shape[2]
-    labels, classes = bordered_instances(maps) if borders else class_instances(maps, background)
+    labels, classes = split_maps(maps, borders)
     owner = np.append(background, classes)[labels]
     found = np.where(owner[..., None] == np.arange(background), labels[..., None], 0)
     seen = owner if borders else maps.argmax(0)

@@ -11,6 +11,8 @@ from cells.instances import (
     bordered_instances,
     borders_between,
     class_instances,
+    deep_instances,
+    depths,
     drop_small,
     merge_channels,
     numbered,
@@ -159,6 +161,43 @@ def test_inside_rims_only_deep_necks_cut_and_specks_are_no_cells():
     labels, _ = bordered_instances(probs)
     assert labels.max() == 3 and labels[20, 16] == labels[20, 34] and labels[60, 16] != labels[60, 38]
     assert not labels[70:74, 70:74].any()
+
+
+def test_depths_by_hand():
+    np.testing.assert_allclose(depths(np.array([[0, 7, 7, 7, 7, 7, 0]])), [[0, 0.2, 0.6, 1, 0.6, 0.2, 0]])
+    # A neighbour is an edge, the image's border is none.
+    np.testing.assert_allclose(depths(np.array([[1, 1, 1, 2, 2, 2]])), [[1, 0.6, 0.2, 0.2, 0.6, 1]])
+    assert (depths(np.ones((3, 4), np.uint16)) == 1).all() and not depths(np.zeros((3, 4), int)).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)))
+def test_depths_as_slowly(labels):
+    right = np.zeros(labels.shape)
+    places = np.argwhere(labels >= 0)
+    for y, x in np.argwhere(labels > 0):
+        others = places[labels[tuple(places.T)] != labels[y, x]]
+        right[y, x] = np.hypot(*(others - (y, x)).T).min() - 0.5 if len(others) else 1
+    highest = np.array([max(right[labels == label].max(initial=0), 1e-9) for label in range(4)])
+    np.testing.assert_allclose(depths(labels), right / highest[labels], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("radius", "small"), [(4, 5), (8, 6), (20, 15)])
+def test_depths_part_cells_of_any_size(radius, small):
+    """Two squares with a side in common, an ellipse, and a small square of hardly more than SPECK of it."""
+    cells = np.zeros((160, 200), np.uint16)
+    cells[20 : 20 + 2 * radius, 20 : 20 + 2 * radius] = 1
+    cells[20 : 20 + 2 * radius, 20 + 2 * radius : 20 + 4 * radius] = 2
+    cells[130 : 130 + small, 20 : 20 + small] = 3
+    cv2.ellipse(cells, (120, 100), (3 * radius, radius), 30, 0, 360, 4, -1)
+    own = depths(cells)
+    labels, classes = deep_instances(np.stack([own * (cells < 4), own * (cells == 4), (cells > 0) - own, cells == 0]))
+    assert labels.max() == 4 and sorted(classes) == [0, 0, 0, 1]
+    for label in range(1, 5):
+        whole, found = cells == label, labels == np.bincount(labels[cells == label]).argmax()
+        assert (whole & found).sum() > 0.8 * (whole | found).sum()
+    nothing = np.stack([np.zeros((9, 9)), np.zeros((9, 9)), np.ones((9, 9))])
+    assert not deep_instances(nothing)[0].any()
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
