@@ -73,10 +73,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--dataset train,test")  # fmt: skip
     add("--labelmask", help="a table ID,<class names> with 1 where a label counts and 0 where it is unknown")
     add("--progressive", type=int, help="class maps: pixels a side in the first epoch, up to --img_size; 0: no")
-    add("--borders", type=int, choices=[0, 1, 2, 3],
-        help="class maps: 1: the borders between touching cells are one more; 2: every cell's rim is; 3: what a pixel "
-             "lacks of its cell's greatest distance to the edge")  # fmt: skip
-    add("--border_reach", type=int, help="--borders: cells' pixels so near to another cell, or with 2 to anything else")
+    add("--depths", type=int, choices=[0, 1],
+        help="class maps: 1: of how deep a pixel lies in its cell, which parts cells that touch; 0: of its class")
     add("--tile", type=int, help="class maps: windows of about so many pixels at random scales; 0: whole images")
     add("--diameter", type=float, help="--tile: show each image at the scale that gives its own cells this median "
         "diameter, in pixels; 0: all at one scale")  # fmt: skip
@@ -231,7 +229,7 @@ def mixing(args: argparse.Namespace) -> Mix | None:
     if not args.mixup and not args.cutmix:
         return None
     if task_of(args.arch) == "segment":
-        return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.borders) + 1)
+        return MapMixup(args.mixup, args.mix_share, args.num_classes + bool(args.depths) + 1)
     return Mixing(args.mixup, args.cutmix, args.mix_share)
 
 

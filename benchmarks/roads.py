@@ -138,7 +138,7 @@ findduplicates: findduplicates --competition neurons --metadata data/train.csv -
     --out found/duplicates.csv
 makefolds: makefolds --competition neurons --metadata data/train.csv --folds_dir folds --split_name folds2
 train class maps: train --competition neurons --out_dir Cells --arch unet_light_test_resnet --metadata \
-    data/train.csv --root_dir data/train --borders 1 --scheduler constant {NET} {DETECT}
+    data/train.csv --root_dir data/train --depths 1 --scheduler constant {NET} {DETECT}
 train masks: train --competition neurons --out_dir Masks --arch maskrcnn_light_test_resnet --num_classes 3 \
     --metadata data/train.csv --root_dir data/train --scheduler constant {NET} {DETECT} --epochs 1
 segment network: segment --competition neurons --metadata data/sample_submission.csv --root_dir data/test --workers \

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cells.finders import Found
-from cells.instances import split_maps
+from cells.instances import class_instances, deep_instances
 from cells.overlaps import HALF, Cut, remove_overlaps
 from cells.regions import number
 
@@ -19,12 +19,12 @@ class Masks(NamedTuple):
 
 
 def label(
-    image: np.ndarray, prediction: Found | Masks | np.ndarray, borders: int, named: bool, threshold: float
+    image: np.ndarray, prediction: Found | Masks | np.ndarray, depths: bool, named: bool, threshold: float
 ) -> Found:
     """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels, and one of which less
     than half is left goes; class maps split, whose cells with a score below the threshold go.
 
-    borders: the --borders of the class maps. named: the networks tell the competition's classes
+    depths: the class maps are of networks of --depths. named: the networks tell the competition's classes
     apart; without it they find cells of any kind, which class these have is left open.
     """
     if isinstance(prediction, Found):
@@ -33,7 +33,7 @@ def label(
         cells = remove_overlaps(prediction.cuts, prediction.scores, image.shape[:2], share=HALF)
         found = found_masks(cells, prediction)
     else:
-        found = found_in_maps(prediction, borders, threshold)
+        found = found_in_maps(prediction, depths, threshold)
     return found if named else found._replace(labels=None)
 
 
@@ -45,13 +45,13 @@ def found_masks(cells: np.ndarray, masks: Masks) -> Found:
     return Found(cells, np.zeros_like(cells), scores=masks.scores[left - 1], labels=masks.labels[left - 1])
 
 
-def found_in_maps(probs: np.ndarray, borders: int = 0, threshold: float = 0.0) -> Found:
+def found_in_maps(probs: np.ndarray, depths: bool = False, threshold: float = 0.0) -> Found:
     """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
-    `borders` that of being a cell. Those below the threshold are left out.
+    `depths` that of being a cell. Those below the threshold are left out.
     """
-    cells, classes = split_maps(probs, borders)
+    cells, classes = deep_instances(probs) if depths else class_instances(probs, len(probs) - 1)
     areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
-    own = 1 - probs[-1] if borders else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
+    own = 1 - probs[-1] if depths else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
     sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]
     scores = sums / np.maximum(areas, 1)
     keep = scores >= threshold

@@ -13,13 +13,10 @@ from cells.flooding import flood
 from cells.regions import fill_holes, find_regions, keep_regions, label_areas, number
 
 NECK = 0.15  # parts are cut where the neck is so much narrower than the narrower part is wide, as a share of it
-RIMMED = 0.4  # the same for parts inside of rims or borders, which are apart already where cells touch
 SMOOTH = 1.0  # pixels of smoothing of the distance to the edge, so that its bumps make no parts
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)  # pixels join over edges, as in `flood`
 MIN_AREA = 10  # pixels; what is smaller is no cell
-SEED_AREA = 4  # pixels; what is smaller is no seed
-SPECK = 0.05  # of the typical cell's area; what is smaller inside rims or borders is no cell
-BETWEEN, RIMS, DEPTHS = 1, 2, 3  # --borders: what the map before the background's is, see `split_maps`
+SPECK = 0.05  # of the typical cell's area; what is smaller is no cell where depths are known
 DIP = 0.12  # two cells are cut where the depth between their middles is so much less than in the shallower one's
 SMOOTH_DEPTH = 0.05  # of the root of the area that is more than half deep: how far the depth is smoothed
 MIDDLE = 0.3  # the depth that a cell's middle has at least
@@ -62,17 +59,7 @@ def numbered(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.uint16), types
 
 
-def borders_between(labels: np.ndarray, reach: int, background: bool = False) -> np.ndarray:
-    """The pixels of a label image (height, width) uint16 that are a cell's and within `reach` of another's, with
-    `background` of anything else, which makes them each cell's rim: bool.
-    """
-    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    highest = cv2.dilate(labels, window)
-    others = labels if background else np.where(labels > 0, labels, np.iinfo(labels.dtype).max)
-    return (labels > 0) & (highest != cv2.erode(others, window))
-
-
-def depths(labels: np.ndarray) -> np.ndarray:
+def cell_depths(labels: np.ndarray) -> np.ndarray:
     """How deep each pixel lies in its cell of a label image (height, width): the distance to the cell's edge in parts
     of the cell's greatest, above 0 to 1, and 0 outside of cells; float32. The image's own border is no edge.
     """
@@ -154,24 +141,9 @@ def likeliest(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return sums.argmax(axis=0)[1:]
 
 
-def bordered_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of maps (C + 2, height, width) of C classes, of the borders between cells, and of the background.
-
-    What the networks of the Data Science Bowl 2018 were taught, so that cells which touch come apart: the seeds are the
-    parts inside the borders (and the parts of those, by `split_cells`), which grow over the borders. Label image int32
-    and the class of each label, int64; without what is smaller than MIN_AREA pixels or SPECK of the typical cell.
-    """
-    inside = probs[:-2].sum(axis=0)
-    seeds = split_cells(inside > 0.5, RIMMED, min_area=SEED_AREA)
-    height = np.rint(inside * 255).clip(0, 255).astype(np.uint8)
-    labels = flood(height, seeds, fill_holes((probs[-1] < 0.5).astype(np.uint8), below=MIN_AREA))
-    labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
-    return labels, likeliest(labels, probs[:-2])
-
-
 def deep_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of maps (C + 2, height, width) whose C first add up to the depth of a pixel in its cell, see `depths`, the
-    next to what that lacks of 1, the last to the background.
+    """Cells of maps (C + 2, height, width): the C first add up to the depth of a pixel in its cell (`cell_depths`), the
+    next is what that lacks of 1, the last the background.
 
     As a cell of any size is 1 deep in its middle, small ones beside large ones have seeds, too. The depth is smoothed
     by about a fortieth of a cell's diameter; its h-maxima (DIP, MIDDLE) are the seeds, which grow over what is no
@@ -187,17 +159,6 @@ def deep_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = flood(height, keep_regions(seeds, seeds.areas > 0, mask.shape), mask)
     labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
     return labels, likeliest(labels, probs[:-2])
-
-
-def split_maps(probs: np.ndarray, borders: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of maps (K, height, width) as networks of `--borders` give them: label image int32, classes int64.
-
-    0: a map a class and the background's. BETWEEN, RIMS, DEPTHS: one more before the background's: of borders between
-    cells, of their rims, of what a pixel's depth in its cell lacks of 1.
-    """
-    if not borders:
-        return class_instances(probs, len(probs) - 1)
-    return deep_instances(probs) if borders == DEPTHS else bordered_instances(probs)
 
 
 def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:

@@ -66,12 +66,12 @@ class NetworkFinder:
         self.maps = kinds == {"segment"}
         if fusing.how != "wbf" and kinds != {"detect"}:
             raise UserError(f"--fuse {fusing.how} is for boxes; masks and class maps are averaged: wbf is right")
-        forms = {(settings["num_classes"], borders_of(settings)) for _, settings in self.networks}
+        forms = {(settings["num_classes"], has_depths(settings)) for _, settings in self.networks}
         if len(forms) > 1:
-            raise UserError("--weights: networks of different --num_classes or --borders cannot be averaged or fused")
+            raise UserError("--weights: networks of different --num_classes or --depths cannot be averaged or fused")
         self.named = all(knows_classes(settings, competition) for _, settings in self.networks)
-        borders = borders_of(self.networks[0][1])
-        self.label = partial(label, borders=borders, named=self.named, threshold=fusing.threshold)
+        depths = has_depths(self.networks[0][1])
+        self.label = partial(label, depths=depths, named=self.named, threshold=fusing.threshold)
 
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
@@ -110,7 +110,7 @@ class NetworkFinder:
         tile, size = self.tile or max(image.shape[:2]), settings["img_size"]
         for _ in range(LOOKS):
             maps = self._mapped_at(model, settings, [image], tile, self.views[:1])[0]
-            before, cells = tile, found_in_maps(maps, borders_of(settings)).cells
+            before, cells = tile, found_in_maps(maps, has_depths(settings)).cells
             tile = round(size / scale_for(cells, settings["diameter"], size / tile))
             if max(tile / before, before / tile) < NEAR:
                 break
@@ -127,7 +127,7 @@ class NetworkFinder:
         zoom: float = 1.0,
     ) -> list[np.ndarray]:  # fmt: skip
         """The class maps of each image at one zoom, the mean of the views and, where tiles overlap, of tiles."""
-        count = settings["num_classes"] + bool(borders_of(settings)) + 1
+        count = settings["num_classes"] + has_depths(settings) + 1
         sums = [np.zeros((count, *image.shape[:2]), np.float32) for image in images]
         weights = [np.zeros(image.shape[:2], np.float32) for image in images]
         for pieces, batch in batches(images, settings, tile, self.fabric.device, zoom):
@@ -202,9 +202,9 @@ def fuse_finds(finds: list[dict], fusing: Fusing) -> tuple[np.ndarray, np.ndarra
     return fused.boxes, fused.scores, fused.groups
 
 
-def borders_of(settings: dict) -> int:
-    """The --borders of a network of class maps; 0 for others."""
-    return settings.get("borders") or 0
+def has_depths(settings: dict) -> bool:
+    """Whether a network's class maps are the depths of pixels in their cells, with one of what these lack of 1."""
+    return bool(settings.get("depths"))
 
 
 def knows_classes(settings: dict, competition: Competition) -> bool:
@@ -234,7 +234,7 @@ def open_network(path: str, competition: Competition, most: int, fabric: Fabric)
             f"--weights {path} was trained on {', '.join(trained.CHANNELS)}; images of {competition.name} have "
             f"{', '.join(competition.CHANNELS)}"
         )
-    classes = settings["num_classes"] + bool(borders_of(settings))
+    classes = settings["num_classes"] + has_depths(settings)
     options = detector_options(settings["arch"], settings["img_size"], trained)
     if "most" in options:
         options["most"] = max(options["most"], most)

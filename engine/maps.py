@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from augment.maps import multiple_of, placed, window
 from cells.crops import stretched, to_uint8
-from cells.instances import DEPTHS, RIMS, borders_between, depths, merge_channels, numbered, scale_for
+from cells.instances import cell_depths, merge_channels, numbered, scale_for
 from cells.masks import decode_mask
 from common.seeds import rng
 from competitions import Competition
@@ -26,10 +26,9 @@ class Maps(Dataset):
     An item is asked for by an `Item` and is (image (C, height, width), target, index); the target is a class map
     (height, width) uint8, or shares (K, height, width) float32; the background is the last class. cells: a cells table
     with Label and masks; None where the competition reads its own arrays. canvas: epoch -> (height, width) of its
-    items. single: all cells are of class 0. borders: the class before the background is that of `borders_between`
-    within `reach` pixels, if RIMS the rim of every cell; if DEPTHS a cell's pixels belong to its class by the share of
-    their depth in it, and by the rest to that class. scale: items are windows of the image at about this scale, or
-    without `canvas` whole images at it, in place of images scaled to the canvas; with `diameter` at the scale that
+    items. single: all cells are of class 0. depths: a cell's pixels belong to its class by the share of their depth in
+    it, and by the rest to one more, before the background. scale: items are windows of the image at about this scale,
+    or without `canvas` whole images at it, in place of images scaled to the canvas; with `diameter` at the scale that
     gives an image's own cells this median diameter instead.
     stretch: grey values as `stretched`. raw: not prepared as the competition does.
     """
@@ -41,8 +40,7 @@ class Maps(Dataset):
     change: Callable[..., tuple[np.ndarray, np.ndarray]]
     canvas: Callable[[int], tuple[int, int]] | None
     single: bool
-    borders: int = 0
-    reach: int = 2
+    depths: bool = False
     scale: float = 0.0
     diameter: float = 0.0
     stretch: bool = False
@@ -63,7 +61,7 @@ class Maps(Dataset):
     @property
     def maps(self) -> int:
         """The number of maps that a network of these samples gives."""
-        return self.classes + bool(self.borders) + 1
+        return self.classes + self.depths + 1
 
     def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index, turn = Item(*item)
@@ -81,19 +79,17 @@ class Maps(Dataset):
         return network_input(self.competition, image, self.raw), torch.from_numpy(self.target(cells, types)), index
 
     def target(self, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """The class map of cells as `numbered` gives them, uint8 (height, width); of DEPTHS the shares of all maps,
+        """The class map of cells as `numbered` gives them, uint8 (height, width); with depths the shares of all maps,
         float32 (K, height, width).
         """
-        if not self.borders:
+        if not self.depths:
             return types[cells]
-        names = np.append(self.classes + 1, types[1:]).astype(np.uint8)[cells]
-        if self.borders == DEPTHS:
-            own = np.where(cells > 0, depths(cells), np.float32(1))
-            shares = np.zeros((self.maps, *cells.shape), np.float32)
-            np.put_along_axis(shares, names[None].astype(np.intp), own[None], axis=0)
-            shares[self.classes] = 1 - own
-            return shares
-        return np.where(borders_between(cells, self.reach, self.borders == RIMS), np.uint8(self.classes), names)
+        names = np.append(self.classes + 1, types[1:].astype(np.intp))[cells]
+        own = np.where(cells > 0, cell_depths(cells), np.float32(1))
+        shares = np.zeros((self.maps, *cells.shape), np.float32)
+        np.put_along_axis(shares, names[None], own[None], axis=0)
+        shares[self.classes] = 1 - own
+        return shares
 
     def instances(self, key: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """An image's true cells: ids by class, int32 (height, width, classes), 0 where there is none of the class.
@@ -114,6 +110,6 @@ class Maps(Dataset):
         return arrays
 
     def pixels(self) -> np.ndarray:
-        """The pixels of each class, of the borders if there are any, and of the background in all images: (K,)."""
+        """The pixels, or their shares, of each map in all images: (K,)."""
         maps = (self.target(*numbered(self.instances(key))) for key in self.keys)
         return sum(own.sum((1, 2)) if own.ndim == 3 else np.bincount(own.ravel(), minlength=self.maps) for own in maps)

@@ -9,7 +9,7 @@
 set -euo pipefail
 export CLASSES=${CLASSES:-Other,Inflammatory,Epithelial,Spindle} OUT=${OUT:-results_consep} FOLDS=${FOLDS:-0 1}
 export ARCH=${ARCH:-unet_light_tf_efficientnet_lite0} EPOCHS=${EPOCHS:-10}
-export MORE="--pretrained ${PRETRAINED:-efficientnet-lite0} --raw 1 --borders 2 --border_reach 3 --loss CrossEntropy --augment nuclei
+export MORE="--pretrained ${PRETRAINED:-efficientnet-lite0} --raw 1 --depths 1 --loss CrossEntropy --augment nuclei
     --tile 128 --img_size 256 --progressive 0 --epochs $EPOCHS --sample 560 --batch_size 4
     --lr 2e-3 --backbone_lr 0.3 --freeze_norms 1 --clipnorm 1 --ema 0.98 --mixup 0
     --swa_start $((EPOCHS / 2 + 1)) --swa_lr 0.2 --swa_anneal $((EPOCHS / 2)) ${MORE:-}"

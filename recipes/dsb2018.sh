@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nuclei of any stain and microscope (Data Science Bowl 2018, BBBC038): a U-Net of nuclei and their rims, or with
+# Nuclei of any stain and microscope (Data Science Bowl 2018, BBBC038): a U-Net of depths in nuclei, or with
 # NETWORK=maskrcnn a Mask R-CNN, scored on images that were held out, with Otsu's threshold and a watershed beside it.
 # Less than an hour of a CPU. With N_FOLDS=5 each image is held out once, by one of five networks.
 #
@@ -31,7 +31,7 @@ typed=(--competition neurons --classes "$TYPES") one=(--competition neurons --cl
 case $NETWORK in
 unet)
     EPOCHS=${EPOCHS:-14} weights=swa.pth
-    net=(--arch unet_light_tf_efficientnet_lite0 --borders 2 --border_reach 3 --diameter "$DIAMETER" --tile "$SIDE"
+    net=(--arch unet_light_tf_efficientnet_lite0 --depths 1 --diameter "$DIAMETER" --tile "$SIDE"
         --img_size "$SIZE" --stretch 1 --augment nuclei --sample "$SAMPLE" --balance 0.4 --loss CrossEntropy
         --swa_start "$((EPOCHS / 2 + 1))" --swa_lr 0.2 --swa_anneal "$((EPOCHS / 2))" --batch_size 4)
     find=(--tile "$SIDE" --augment default,fliplr,flipud,transpose)

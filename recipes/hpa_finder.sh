@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cell finder for HPA without anybody's weights: a U-Net of cells and their rims, or with NETWORK=maskrcnn a Mask
+# A cell finder for HPA without anybody's weights: a U-Net of depths in cells, or with NETWORK=maskrcnn a Mask
 # R-CNN, taught on made-up images whose truth is known, run on real ones, beside the watershed. A quarter of an hour of
 # a CPU.
 #
@@ -15,7 +15,7 @@ OUT=${OUT:-results_hpa_finder} NETWORK=${NETWORK:-unet} EPOCHS=${EPOCHS:-8} GPU=
 MADE=$OUT/made RESULTS=$OUT/results
 case $NETWORK in
 unet)
-    net=(--arch unet_light_tf_efficientnet_lite0 --borders 2 --border_reach 3 --tile 1024 --diameter 64 --img_size 256
+    net=(--arch unet_light_tf_efficientnet_lite0 --depths 1 --tile 1024 --diameter 64 --img_size 256
         --stretch 1 --augment nuclei --sample 300 --loss CrossEntropy --batch_size 4)
     find=(--tile 1024 --augment default,fliplr,flipud,transpose)
     ;;

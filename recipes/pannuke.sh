@@ -24,7 +24,7 @@ if [ "${1:-}" = --demo ]; then
     python synthesize.py --competition pannuke --out_dir "$DATA" --train 240 --size 128 --seed 1 --jobs 1
     net=(--arch "${ARCH:-unet_light_tf_efficientnet_lite0}" --pretrained efficientnet-lite0 --img_size 128
         --progressive 0 --augment nuclei --mixup 0 --freeze_norms 1 --epochs 20 --batch_size 4 --backbone_lr 0.3)
-    full=(--lr 2e-3 --borders 2 --border_reach 2 --loss CrossEntropy --ema 0.98 --swa_start 0)
+    full=(--lr 2e-3 --depths 1 --loss CrossEntropy --ema 0.98 --swa_start 0)
     plain=(--lr 1e-3 --warmup_epochs 1) # 400 steps
 else
     OUT=${OUT:-results_pannuke} FOLDS=${FOLDS:-0 1 2}

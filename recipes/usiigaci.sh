@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whole cells with long processes in phase contrast (Usiigaci): a U-Net of cells and their rims, and a threshold
+# Whole cells with long processes in phase contrast (Usiigaci): a U-Net of depths in cells, and a threshold
 # on the texture with a watershed beside it. Half an hour of a CPU.
 #
 #   DATA=path/to/usiigaci bash recipes/usiigaci.sh   DATA holds train.csv (id,annotation,width,height,cell_type), train/

@@ -5,7 +5,6 @@ import argparse
 from augment import TRAIN
 from augment.maps import MAPS
 from augment.scenes import SCENES
-from cells.instances import DEPTHS
 from common.errors import UserError, at_least, choose, some
 from competitions import Competition
 from engine.optimizers import OPTIMIZERS
@@ -21,7 +20,7 @@ DEFAULTS = {
     "optimizer": "Adam", "weight_decay": 0.0, "backbone_lr": 1.0, "warmup_epochs": 0.0, "final_lr": 0.0,
     "clipnorm": 0.0, "ema": 0.0, "patience": 0, "mixup": 0.0, "cutmix": 0.0, "mix_share": 0.5, "label_smoothing": 0.0,
     "swa_start": 0, "swa_lr": 0.1, "swa_anneal": 10.0, "progressive": 0,
-    "borders": 0, "border_reach": 2, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0, "freeze_norms": 0,
+    "depths": 0, "tile": 0, "diameter": 0.0, "stretch": 0, "raw": 0, "freeze_norms": 0,
     "sample": 0, "balance": 1.0, "skip_nonfinite": 0, "train_blocks": 0, "drop_rate": 0.0, "mosaic_epochs": 0,
     "augment": "none", "loss": "BCE",
 }  # fmt: skip
@@ -39,14 +38,14 @@ HEEDED = {  # flags that only these kinds of network heed; given for another the
     ),
     ("classify", "segment"): ("loss", "sample", "balance", "mixup", "mix_share"),
     ("segment",): (
-        "progressive", "borders", "border_reach", "tile", "diameter", "stretch", "raw", "checkpointing",
+        "progressive", "depths", "tile", "diameter", "stretch", "raw", "checkpointing",
     ),
     ("detect", "segment"): ("metadata", "root_dir"),
     ("detect",): ("mosaic_epochs",),
 }  # fmt: skip
 SHARES = ("ema", "label_smoothing", "balance", "mix_share")
 BESIDE = {  # flags that do nothing where another one is off
-    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "border_reach": ("borders",), "balance": ("sample",),
+    "swa_lr": ("swa_start",), "swa_anneal": ("swa_start",), "balance": ("sample",),
     "diameter": ("tile",), "mix_share": ("mixup", "cutmix"), "external_groups": ("external",), "preload": ("resume",),
 }  # fmt: skip
 
@@ -99,8 +98,6 @@ def check_beside(args: argparse.Namespace, given: set[str]) -> None:
     for name, others in BESIDE.items():
         if name in given and not any(getattr(args, other) for other in others):
             raise UserError(f"--{name} does nothing without {' or '.join(f'--{other}' for other in others)}")
-    if "border_reach" in given and args.borders == DEPTHS:
-        raise UserError(f"--border_reach does nothing with --borders {DEPTHS}, which goes by each cell's own size")
     if "final_lr" in given and args.scheduler != "cosine":
         raise UserError(f"--final_lr is for --scheduler cosine, not {args.scheduler}")
     warmed = [name for name in SHAPES if name != "onecycle"]  # which rises by itself
@@ -136,7 +133,7 @@ def check(args: argparse.Namespace, competition: Competition) -> None:
     if args.in_channels != len(competition.CHANNELS):
         raise UserError(f"--in_channels {args.in_channels}: {args.competition} images have {len(competition.CHANNELS)}")
     at_least(args, {
-        **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size", "border_reach"), 1),
+        **dict.fromkeys(("epochs", "batch_size", "effective_batch", "img_size", "crop_size"), 1),
         **dict.fromkeys(("workers", "seed", "patience", "clipnorm", "skip_nonfinite", "swa_start", "mosaic_epochs",
                          "train_blocks", "lr", "weight_decay", "mixup", "cutmix", "warmup_epochs", "tile", "diameter",
                          "backbone_lr", "final_lr", "swa_lr", "swa_anneal", "save_minutes", "cell_loss", "image_loss",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from augment.maps import MAPS, canvas_in
 from augment.scenes import fitted
 from cells.images import image_folder
-from cells.instances import class_map, split_maps
+from cells.instances import class_instances, class_map, deep_instances
 from common.errors import UserError, choose, some
 from common.files import existing
 from competitions import Competition
@@ -36,7 +36,7 @@ def prepare(args: argparse.Namespace, competition: Competition, starts: bool, sa
     train, valid, draw_weights = samples(args, competition)
     say(f"{len(train)} training and {len(valid)} validation images, fold {args.fold}")
     weights = np.ones(train.maps) if args.loss in UNWEIGHTED else map_weights(train)
-    parts = "classes, the borders" if train.borders else "classes"
+    parts = "classes, the edges" if train.depths else "classes"
     say(f"weights of the {parts} and the background in the loss: {', '.join(f'{weight:.3f}' for weight in weights)}")
     model = network(args, competition, weights, starts, say)
     return Task(model, train, partial(validate, samples=valid, args=args, weights=weights), "mPQ", draw_weights)
@@ -54,7 +54,7 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
     change = choose(MAPS, args.augment, "--augment")
     common = {
         "competition": competition, "root": root, "cells": cells, "single": args.num_classes == 1, "seed": args.seed,
-        "borders": args.borders, "reach": args.border_reach,
+        "depths": bool(args.depths),
         "stretch": bool(args.stretch), "raw": bool(args.raw),
         "scale": args.img_size / args.tile if args.tile else 0.0, "diameter": args.diameter,
     }  # fmt: skip
@@ -77,12 +77,8 @@ def samples(args: argparse.Namespace, competition: Competition) -> tuple[Maps, M
 
 
 def map_weights(samples: Maps) -> np.ndarray:
-    """What the classes, the borders if there are any, and the background weigh in the loss, by their pixels. The
-    borders, which are rare but hard, weigh no more than the rarest class of cells.
-    """
+    """What the classes, with depths what these lack of 1, and the background weigh in the loss, by their pixels."""
     weights = frequency_weights(samples.pixels())
-    if samples.borders:
-        weights[-2] = min(weights[-2], weights[:-2].max())
     return weights / weights.mean()
 
 
@@ -92,7 +88,7 @@ def network(
     """The network of the flags; when the run `starts` (it does not go on), with the weights that it starts from."""
     torch.manual_seed(args.seed)
     model = build_detector(
-        args.arch, args.num_classes + bool(args.borders), args.in_channels, competition.MEAN, competition.STD,
+        args.arch, args.num_classes + bool(args.depths), args.in_channels, competition.MEAN, competition.STD,
         criterion=MapLoss(weights, args.loss), checkpointing=bool(args.checkpointing),
     )  # fmt: skip
     if starts:
@@ -120,11 +116,11 @@ def validate(
             raise UserError("a class map of the validation images is not finite: begin anew with another --out_dir and "
                 "--mixed_precision 0 or a lower --lr")  # fmt: skip
         truths = (samples.instances(samples.keys[i]) for i in index)
-        results += [judge(probs, truth, samples.borders) for probs, truth in zip(maps, truths, strict=True)]
+        results += [judge(probs, truth, samples.depths) for probs, truth in zip(maps, truths, strict=True)]
     results = gather(fabric, results)
     quality = np.array([own for own, _ in results])
     pixels = sum(own for _, own in results)
-    own = np.delete(weights, -2) if samples.borders else weights
+    own = np.delete(weights, -2) if samples.depths else weights
     names = ("cell",) if samples.single else samples.competition.CLASSES
     typed, area = mean_known(quality[:, 1:].T), dice(pixels)
     row = {
@@ -138,20 +134,20 @@ def validate(
     return row
 
 
-def judge(probs: torch.Tensor, truth: np.ndarray, borders: int) -> tuple[np.ndarray, np.ndarray]:
+def judge(probs: torch.Tensor, truth: np.ndarray, depths: bool) -> tuple[np.ndarray, np.ndarray]:
     """The PQ of an image's cells of any class and of each class (1 + C,), NaN without true ones, and `class_pixels`.
 
-    probs: class maps (C + 1, h, w) of the image on its canvas, with `borders` one more; truth: ids by class (H, W, C).
+    probs: class maps (C + 1, h, w) of the image on its canvas, with `depths` one more; truth: ids by class (H, W, C).
     """
     height, width = truth.shape[:2]
     rows, columns = fitted(height, width, tuple(probs.shape[1:]))
     seen = probs[None, :, :rows, :columns].float()
     maps = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True)[0].cpu().numpy()
     background = truth.shape[2]
-    labels, classes = split_maps(maps, borders)
+    labels, classes = deep_instances(maps) if depths else class_instances(maps, background)
     owner = np.append(background, classes)[labels]
     found = np.where(owner[..., None] == np.arange(background), labels[..., None], 0)
-    seen = owner if borders else maps.argmax(0)
+    seen = owner if depths else maps.argmax(0)
     return image_quality(truth, found), class_pixels(class_map(truth), seen, background + 1)
 
 

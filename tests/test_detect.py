@@ -187,7 +187,7 @@ def test_only_detectors_of_the_same_classes_say_which(data, tmp_path, capsys):
         assert len(labels) == 40 and (labels.isin([0, 1, 2]) if named else labels.isna()).all()
         said = "do not tell the classes of cytologia apart: which one a cell has is left open"
         assert (said in capsys.readouterr().out) == (not named)
-    with pytest.raises(UserError, match="networks of different --num_classes or --borders cannot be averaged or fused"):
+    with pytest.raises(UserError, match="networks of different --num_classes or --depths cannot be averaged or fused"):
         segment.main(segment_flags(data, tmp_path, "--weights", f"{one},{three}", *more))
 
 
@@ -380,7 +380,7 @@ def test_masks_come_back_from_every_view_at_their_own_size(monkeypatch):
     """A peak with a glow to its right; half of the box is mask, on the side of the glow, in riva's images, too, whose
     boxes are all of one size.
     """
-    learned = {"competition": "riva", "arch": "maskrcnn_resnet18", "num_classes": 1, "img_size": 64, "borders": 0}
+    learned = {"competition": "riva", "arch": "maskrcnn_resnet18", "num_classes": 1, "img_size": 64, "depths": 0}
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (Blob(), learned))
     image = np.zeros((64, 64, 3), np.uint8)
     image[30, 40], image[30, 43] = 255, 90
@@ -399,7 +399,7 @@ def test_masks_come_back_from_every_view_at_their_own_size(monkeypatch):
 
 def test_a_find_beyond_the_image_is_no_cell(monkeypatch):
     """An image of 368 x 370 pixels on a canvas of 384: a box in what is filled up takes no place of --max_cells."""
-    learned = {"competition": "cytologia", "arch": "yolox_nano", "num_classes": 23, "img_size": 384, "borders": 0}
+    learned = {"competition": "cytologia", "arch": "yolox_nano", "num_classes": 23, "img_size": 384, "depths": 0}
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (None, learned))
     competition, fusing = competitions.get("cytologia"), Fusing("wbf", 0.5, 10, 0.1, 0.5, 1)
     finder = network_finder.NetworkFinder(["a.pth"], competition, ["default"], fusing, make_fabric("cpu", False))

@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cells.instances import (
-    bordered_instances,
-    borders_between,
+    cell_depths,
     class_instances,
     deep_instances,
-    depths,
     drop_small,
     merge_channels,
     numbered,
@@ -106,14 +104,6 @@ def test_numbers_in_a_row_by_hand():
     assert labels.tolist() == [[1, 1], [1, 1]] and types.tolist() == [1, 0]
 
 
-def test_borders_by_hand():
-    labels = np.array([[0, 1, 1, 1, 1, 2, 2, 0, 0, 3]], np.uint16)
-    assert borders_between(labels, 1).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]
-    assert borders_between(labels, 2).astype(int).tolist() == [[0, 0, 0, 1, 1, 1, 1, 0, 0, 0]]
-    assert borders_between(labels, 3).astype(int).tolist() == [[0, 0, 1, 1, 1, 1, 1, 0, 0, 1]]
-    assert borders_between(labels, 1, background=True).astype(int).tolist() == [[0, 1, 0, 0, 1, 1, 1, 0, 0, 1]]
-
-
 def test_scale_for_by_hand():
     labels = np.zeros((40, 60), np.int32)
     labels[:20, :20], labels[20:30, :10], labels[:2, 40:42], labels[:2, 50:52] = 1, 2, 4, 5
@@ -123,51 +113,11 @@ def test_scale_for_by_hand():
     assert scale_for(np.zeros((4, 4), int), 10, 9.0) == 9.0 and scale_for(np.ones((4, 4), int), 0.5, 9.0) < 1
 
 
-@settings(max_examples=30, deadline=None)
-@given(hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)), st.integers(1, 3), st.booleans())
-def test_borders_as_slowly(labels, reach, background):
-    right = np.zeros(labels.shape, bool)
-    for y, x in np.argwhere(labels > 0):
-        near = labels[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
-        right[y, x] = bool(set(np.unique(near)) - ({labels[y, x]} if background else {0, labels[y, x]}))
-    np.testing.assert_array_equal(borders_between(labels, reach, background), right)
-
-
-def test_borders_cut_what_no_neck_shows():
-    """Three square cells in a row, of two classes: a plain strip without its borders."""
-    cells = np.zeros((30, 70), np.uint16)
-    for number, x in enumerate((5, 25, 45), start=1):
-        cells[5:25, x : x + 20] = number
-    border = borders_between(cells, 2)
-    inside = (cells > 0) & ~border
-    probs = np.stack([inside & (cells < 3), inside & (cells == 3), border, cells == 0]) * 0.85 + 0.05
-    labels, classes = bordered_instances(probs)
-    numbers = [labels[15, x] for x in (15, 35, 55)]
-    assert sorted(numbers) == [1, 2, 3] and classes[np.array(numbers) - 1].tolist() == [0, 0, 1]
-    np.testing.assert_array_equal(labels, np.array([0, *numbers])[cells])
-    assert split_cells(cells > 0).max() == 1
-    nothing = np.zeros((3, 9, 9))
-    nothing[-1] = 1
-    labels, classes = bordered_instances(nothing)
-    assert not labels.any() and len(classes) == 0
-
-
-def test_inside_rims_only_deep_necks_cut_and_specks_are_no_cells():
-    """Two pairs of discs of 12 pixels, whose necks are .7 and .4 of their width; a speck of 4 x 4, 4 % of a disc."""
-    inside = discs((16, 20, 12), (34, 20, 12), (16, 60, 12), (38, 60, 12), value=1, background=0) > 0
-    inside[70:74, 70:74] = True
-    probs = np.stack([inside, 0 * inside, ~inside]) * 0.9
-    assert [split_cells(inside[rows]).max() for rows in (slice(0, 40), slice(40, 75))] == [2, 3]
-    labels, _ = bordered_instances(probs)
-    assert labels.max() == 3 and labels[20, 16] == labels[20, 34] and labels[60, 16] != labels[60, 38]
-    assert not labels[70:74, 70:74].any()
-
-
 def test_depths_by_hand():
-    np.testing.assert_allclose(depths(np.array([[0, 7, 7, 7, 7, 7, 0]])), [[0, 0.2, 0.6, 1, 0.6, 0.2, 0]])
+    np.testing.assert_allclose(cell_depths(np.array([[0, 7, 7, 7, 7, 7, 0]])), [[0, 0.2, 0.6, 1, 0.6, 0.2, 0]])
     # A neighbour is an edge, the image's border is none.
-    np.testing.assert_allclose(depths(np.array([[1, 1, 1, 2, 2, 2]])), [[1, 0.6, 0.2, 0.2, 0.6, 1]])
-    assert (depths(np.ones((3, 4), np.uint16)) == 1).all() and not depths(np.zeros((3, 4), int)).any()
+    np.testing.assert_allclose(cell_depths(np.array([[1, 1, 1, 2, 2, 2]])), [[1, 0.6, 0.2, 0.2, 0.6, 1]])
+    assert (cell_depths(np.ones((3, 4), np.uint16)) == 1).all() and not cell_depths(np.zeros((3, 4), int)).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -179,7 +129,7 @@ def test_depths_as_slowly(labels):
         others = places[labels[tuple(places.T)] != labels[y, x]]
         right[y, x] = np.hypot(*(others - (y, x)).T).min() - 0.5 if len(others) else 1
     highest = np.array([max(right[labels == label].max(initial=0), 1e-9) for label in range(4)])
-    np.testing.assert_allclose(depths(labels), right / highest[labels], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cell_depths(labels), right / highest[labels], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("radius", "small"), [(4, 5), (8, 6), (20, 15)])
@@ -190,7 +140,7 @@ def test_depths_part_cells_of_any_size(radius, small):
     cells[20 : 20 + 2 * radius, 20 + 2 * radius : 20 + 4 * radius] = 2
     cells[130 : 130 + small, 20 : 20 + small] = 3
     cv2.ellipse(cells, (120, 100), (3 * radius, radius), 30, 0, 360, 4, -1)
-    own = depths(cells)
+    own = cell_depths(cells)
     labels, classes = deep_instances(np.stack([own * (cells < 4), own * (cells == 4), (cells > 0) - own, cells == 0]))
     assert labels.max() == 4 and sorted(classes) == [0, 0, 0, 1]
     for label in range(1, 5):

@@ -30,7 +30,6 @@ from augment.maps import (
     window,
 )
 from cells.crops import stretched
-from cells.instances import BETWEEN, DEPTHS, RIMS
 from cells.pieces import batches
 from cells.regions import label_areas
 from cells.tiling import is_whole, taper, tile_corners
@@ -222,34 +221,24 @@ def test_samples_from_tables(tmp_path):
     )
 
 
-def test_samples_with_borders_at_a_scale(tmp_path):
+def test_samples_of_depths_at_a_scale(tmp_path):
     folder = make_small_blobs(tmp_path / "data", images=1)
     competition = competitions.get("neurons", CLASSES)
     cells = competition.read_cells(folder / "train.csv", root=folder / "images")
     common = competition, folder / "images", ["0"], cells, MAPS["none"]
-    whole = Maps(*common, None, False, borders=BETWEEN, scale=2.0)
-    image, labels, _ = whole[1, 0]
-    assert image.shape == (3, 128, 192) and set(labels.unique().tolist()) == {0, 2}  # the cells do not touch
-    assert torch.equal(labels == 0, image[0] > 114)
-    windows = Maps(*common, lambda epoch: (32, 32), False, borders=BETWEEN, scale=2.0)
+    whole = Maps(*common, None, False, depths=True, scale=2.0)
+    image, shares, _ = whole[1, 0]
+    assert image.shape == shares.shape == (3, 128, 192) and shares.sum(0).numpy() == pytest.approx(1)
+    assert torch.equal(shares[2] == 0, image[0] > 114) and set(shares[2].unique().tolist()) == {0, 1}
+    windows = Maps(*common, lambda epoch: (32, 32), False, depths=True, scale=2.0)
     assert windows[1, 0][0].shape == (3, 32, 32) and not torch.equal(windows[1, 0][0], windows[2, 0][0])
     touching, types = np.zeros((9, 20), np.uint16), np.array([1, 0, 0])
-    touching[1:8, 1:9], touching[1:8, 10:18] = 1, 2
-    target = whole.target(touching, types)
-    assert target[4].tolist() == [2, *[0] * 7, 1, 2, 1, *[0] * 7, 2, 2]
-    whole.reach = 3
-    assert whole.target(touching, types)[4].tolist() == [2, *[0] * 6, 1, 1, 2, 1, 1, *[0] * 6, 2, 2]
-    whole.reach, whole.borders = 1, RIMS
-    assert whole.target(touching, types)[4].tolist() == [2, 1, *[0] * 6, 1, 2, 1, *[0] * 6, 1, 2, 2]
-    whole.borders = DEPTHS
+    touching[1:8, 1:8], touching[1:8, 8:15] = 1, 2
     inside, beside, outside = whole.target(touching, types)[:, 4].tolist()
-    assert outside == [1, *[0] * 8, 1, *[0] * 8, 1, 1]
-    assert inside[:5] == pytest.approx([0, 1 / 7, 3 / 7, 5 / 7, 1]) and inside[9:13] == pytest.approx(inside[:4])
+    assert outside == [1, *[0] * 14, *[1] * 5]
+    assert inside[:9] == pytest.approx([0, 1 / 7, 3 / 7, 5 / 7, 1, 5 / 7, 3 / 7, 1 / 7, 1 / 7])
     assert [sum(own) for own in zip(inside, beside, outside, strict=True)] == pytest.approx([1] * 20)
-    assert whole[1, 0][1].shape == (3, 128, 192) and whole[1, 0][1].sum(0).numpy() == pytest.approx(1)
     assert whole.pixels().sum() == pytest.approx(64 * 96)
-    whole.borders = BETWEEN
-    assert whole.pixels().tolist() == [(whole.instances("0") > 0).sum(), 0, 64 * 96 - (whole.instances("0") > 0).sum()]
 
 
 def test_samples_at_the_scale_of_their_cells(tmp_path):

@@ -78,17 +78,17 @@ def one_hot(classes: np.ndarray, count: int) -> torch.Tensor:
     return torch.from_numpy((np.arange(count)[:, None, None] == classes).astype(np.float32))
 
 
-@pytest.mark.parametrize("borders", [False, True])
-def test_validation_by_hand(borders):
+@pytest.mark.parametrize("deep", [False, True])
+def test_validation_by_hand(deep):
     """Two cells of 12 x 12 pixels of classes 0 and 1; the second found as it is, or 3 pixels beside, an IoU of .6."""
     truth = np.zeros((32, 32, 2), np.int64)
     truth[2:14, 2:14, 0] = truth[18:30, 15:27, 1] = 1
     for shift, quality in ((0, 1.0), (3, 9 / 15)):
-        seen = np.full((32, 32), 3 if borders else 2)  # the background
+        seen = np.full((32, 32), 3 if deep else 2)  # the background
         for cell, (top, left) in enumerate([(2, 2), (18, 15 + shift)]):
-            seen[top : top + 12, left : left + 12] = 2 if borders else cell  # a rim of one pixel
+            seen[top : top + 12, left : left + 12] = 2 if deep else cell  # a rim of one pixel
             seen[top + 1 : top + 11, left + 1 : left + 11] = cell
-        pq, pixels = judge(one_hot(seen, 4 if borders else 3), truth, borders)
+        pq, pixels = judge(one_hot(seen, 4 if deep else 3), truth, deep)
         np.testing.assert_allclose(pq, [(1 + quality) / 2, 1, quality])
         np.testing.assert_allclose(dice(pixels)[:2], [1, (12 - shift) / 12])
 
@@ -102,14 +102,10 @@ def test_validation_looks_at_the_image_on_its_canvas():
     assert judge(one_hot(seen, 2), truth, False)[0].tolist() == [1, 1]
 
 
-def test_weights_of_classes_borders_and_background():
-    """Borders, rarer than any, weigh no more than the rarest class of cells."""
-    pixels = np.array([400, 100, 25, 9475])
-    with_borders = map_weights(SimpleNamespace(borders=1, pixels=lambda: pixels))
-    np.testing.assert_allclose(with_borders, np.array([5, 10, 10, 1.0273]) / np.mean([5, 10, 10, 1.0273]), rtol=1e-3)
-    assert with_borders.mean() == pytest.approx(1)
-    plain = map_weights(SimpleNamespace(borders=0, pixels=lambda: np.array([400, 2500, 7100])))
-    np.testing.assert_allclose(plain[0] / plain[1], 2.5)
+def test_weights_of_classes_and_background():
+    weights = map_weights(SimpleNamespace(pixels=lambda: np.array([400, 2500, 7100])))
+    np.testing.assert_allclose(weights[0] / weights[1], 2.5)
+    assert weights.mean() == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -164,9 +160,9 @@ def test_unet_is_trained_goes_on_and_finds_cells(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_unet_with_borders_in_windows(data, tmp_path):
+def test_unet_of_depths_in_windows(data, tmp_path):
     arch = "unet_light_resnet18"
-    own = ["--augment", "nuclei", "--borders", "2", "--tile", "48", "--img_size", "64", "--num_classes", "1"]
+    own = ["--augment", "nuclei", "--depths", "1", "--tile", "48", "--img_size", "64", "--num_classes", "1"]
     own += ["--stretch", "1", "--freeze_norms", "1", "--diameter", "20", "--swa_start", "2"]
     with pytest.raises(UserError, match="unet_resnet18 has 21 batch norms outside of its backbone"):
         train.main([*train_flags(data, "unet_resnet18", *own, "--loss", "CrossEntropy"), "--result_dir", str(tmp_path)])
@@ -181,10 +177,10 @@ def test_unet_with_borders_in_windows(data, tmp_path):
     cells = pd.read_csv(tmp_path / "meta_dir" / "train_cell.csv")
     assert "score" in cells
     state = torch.load(weights, weights_only=True)
-    state["settings"]["borders"] = 0
+    state["settings"]["depths"] = 0
     state["model"] = {name: value[:2] if "head.3" in name else value for name, value in state["model"].items()}
     torch.save(state, tmp_path / "plain.pth")
-    with pytest.raises(UserError, match="--borders cannot be averaged"):
+    with pytest.raises(UserError, match="--depths cannot be averaged"):
         segment.main(segment_flags(data, tmp_path, "--weights", f"{weights},{tmp_path / 'plain.pth'}"))
 
 
@@ -206,7 +202,7 @@ def test_finder_looks_at_the_size_of_the_cells(monkeypatch):
     model = Bright()
     learned = {
         "competition": "neurons", "arch": "unet_resnet18", "num_classes": 1, "img_size": 64, "diameter": 16.0,
-        "borders": 0,
+        "depths": 0,
     }  # fmt: skip
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
     fusing = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300)
@@ -247,7 +243,7 @@ class Framing(torch.nn.Module):
 
 @pytest.mark.parametrize("arch, model", [("unet_resnet18", Bright()), ("centernet_resnet18", Framing())])
 def test_finder_looks_at_several_zooms(monkeypatch, arch, model):
-    learned = {"competition": "neurons", "arch": arch, "num_classes": 1, "img_size": 64, "borders": 0}
+    learned = {"competition": "neurons", "arch": arch, "num_classes": 1, "img_size": 64, "depths": 0}
     monkeypatch.setattr(network_finder, "open_network", lambda *given: (model, learned))
     fusing, fabric = network_finder.Fusing("wbf", 0.5, 10, 0.1, 0.5, 300), Fabric(accelerator="cpu")
     image = np.zeros((128, 96, 3), np.uint8)
@@ -278,7 +274,7 @@ def test_unsure_cells_of_class_maps_are_left_out():
     for left, sure in ((2, 0.9), (14, 0.6), (26, 0.8)):
         inside[2:10, left : left + 8] = sure
     for maps in (np.stack([inside, 1 - inside]), np.stack([inside, 0 * inside, 1 - inside])):
-        found = network_finder.found_in_maps(maps, borders=len(maps) == 3, threshold=0.7)
+        found = network_finder.found_in_maps(maps, depths=len(maps) == 3, threshold=0.7)
         np.testing.assert_allclose(found.scores, [0.9, 0.8], rtol=1e-6)
         assert found.labels.tolist() == [0, 0] and set(np.unique(found.cells)) == {0, 1, 2}
         assert (found.cells[2:10, 2:10] == 1).all() and (found.cells[2:10, 26:34] == 2).all()
@@ -293,7 +289,7 @@ def test_hpa_cells_are_learned_from_masks(tmp_path, data):
     makefolds.main([*flags, "--metadata", str(made / "train.csv"), "--n_folds", "3"])
     learn = [*flags, "--metadata", str(made / "train_truth.csv"), "--root_dir", str(made / "train"), "--gpu_id", "cpu",
              "--result_dir", str(tmp_path), "--img_size", "64", "--epochs", "1"]  # fmt: skip
-    maps = ["--out_dir", "Cells", "--arch", "unet_light_resnet18", "--tile", "96", "--borders", "1", "--augment",
+    maps = ["--out_dir", "Cells", "--arch", "unet_light_resnet18", "--tile", "96", "--depths", "1", "--augment",
             "nuclei", "--loss", "DiceCrossEntropy", "--scheduler", "cosine"]  # fmt: skip
     with pytest.raises(UserError, match="--num_classes 19: hpa does not tell cells apart; 1 is right"):
         train.main([*learn, *maps])
@@ -437,10 +433,9 @@ def test_refusals(data, tmp_path):
         (["--loss", "BCE"], "--loss"),
         (["--augment", "neurons"], "--augment"),
         (["--tile", "-1"], "--tile -1 must be at least 0"),
-        (["--arch", "maskrcnn_light_resnet18", "--borders", "1"], "--borders: for networks of class maps, not for"),
+        (["--arch", "maskrcnn_light_resnet18", "--depths", "1"], "--depths: for networks of class maps, not for"),
         (["--arch", "maskrcnn_light_resnet18", "--raw", "1"], "--raw: for networks of class maps, not for"),
         (["--cutmix", "1"], "--cutmix: for classifiers, not for --arch unet_resnet18"),
-        (["--border_reach", "0"], "--border_reach 0 must be at least 1"),
         (["--scheduler", "onecycle", "--warmup_epochs", "1"], "--warmup_epochs is for .* not onecycle"),
         (["--diameter", "30"], "--diameter does nothing without --tile"),
         (["--balance", "2"], "--balance does nothing without --sample"),
