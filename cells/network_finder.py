@@ -24,6 +24,7 @@ from cells.tiling import taper
 from common.errors import UserError, choose
 from competitions import Competition, parse_classes
 from engine.checkpoints import load_model, read
+from engine.device import enough_memory
 from engine.scenes import of_side
 from models import build_detector, finds_masks, task_of
 from tasks.detect import detector_options
@@ -73,6 +74,7 @@ class NetworkFinder:
         depths = has_depths(self.networks[0][1])
         self.label = partial(label, depths=depths, named=self.named, threshold=fusing.threshold)
 
+    @enough_memory("a --tile, or a smaller one, needs less")
     def predict(self, images: list[np.ndarray]) -> list[Found | Masks | np.ndarray]:
         """What the networks say of each image, (H, W, C), in all views together: boxes, masks or class maps."""
         if self.maps:

@@ -11,9 +11,10 @@
 # left out of what the classifiers see), ROUNDS (1, or 2 with pseudo-labels), GPU, WORKERS. Run it again: it goes on.
 #
 # DETECTORS: NAME:SIZE:EPOCHS joined by spaces; their finds are fused. Published: "yolox_s:640:110 yolox_s:512:150".
-# CLASSIFIERS: timm names joined by spaces, all of whose logits are averaged. NAME+background also knows crops without a
-# cell as a class. NAME:SIZE:WEIGHTS:BLOCKS: pixels, a file of weights to start from, the last blocks that are trained;
-# those of one SIZE are a group, and groups count alike (published, though which networks made its four is not known).
+# CLASSIFIERS: timm names joined by spaces; each one's opinion is the mean of its views and folds, and the logits of these
+# are averaged. NAME+background also knows crops without a cell as a class. NAME:SIZE:WEIGHTS:BLOCKS: pixels, a file of
+# weights to start from, the last blocks that are trained; those of one SIZE are a group, and groups count alike
+# (published, though which networks made its four is not known).
 # Published: "tf_efficientnetv2_m:512 vit_large_patch16_224:224 vit_large_patch16_224+background:224 nextvit_large:384
 # tiny_vit_21m_512:512 vit_base_patch14_dinov2:224:DinoBloom-B.pth:5".
 set -euo pipefail

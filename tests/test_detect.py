@@ -408,6 +408,20 @@ def test_a_find_beyond_the_image_is_no_cell(monkeypatch):
     assert found.boxes.tolist() == [[300, 300, 370, 360]] and found.scores.tolist() == [0.5]
 
 
+def test_a_gpu_too_small_for_an_image(monkeypatch):
+    def full(*given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    learned = {"competition": "cytologia", "arch": "yolox_nano", "num_classes": 23, "img_size": 384}
+    monkeypatch.setattr(network_finder, "open_network", lambda *given: (full, learned))
+    fusing = Fusing("wbf", 0.5, 10, 0.1, 0.5, 1)
+    finder = network_finder.NetworkFinder(
+        ["a.pth"], competitions.get("cytologia"), ["default"], fusing, make_fabric("cpu", False)
+    )
+    with pytest.raises(UserError, match="the GPU's memory does not suffice: a --tile, or a smaller one, needs less"):
+        finder.predict([np.zeros((40, 50, 3), np.uint8)])
+
+
 def test_one_row_that_changes_cuts_one_image(data, tmp_path):
     """The finder truth does no other image again."""
     segment.main(segment_flags(data, tmp_path, "--finder", "truth"))
