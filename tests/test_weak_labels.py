@@ -194,7 +194,7 @@ def test_an_interrupted_puzzle_goes_on(data):
         ("bag_test_resnet", ["--cells_per_image", "0"], "--cells_per_image 0"),
         ("bag_test_resnet", ["--mixup", "0.4"], "which --mixup and --cutmix cannot mix"),
         ("bag_test_resnet", ["--puzzle", "1"], "--puzzle 1 needs the activation maps"),
-        ("bag_test_resnet", ["--loss", "CrossEntropy"], "--loss must not be a CrossEntropy"),
+        ("bag_test_resnet", ["--loss", "CrossEntropy"], "--loss CrossEntropy is for classes that exclude each other"),
         ("class_test_resnet_cam", ["--alpha_schedule", "2"], "--alpha_schedule 2.0"),
     ],
 )
