@@ -143,7 +143,10 @@ def make_truth(args: argparse.Namespace) -> Finder:
     """The finder `truth`: the labelled cells of the metadata themselves, to train classifiers on."""
     competition = competitions.get(args.competition, args.classes)
     table = competition.read_cells(args.truth or args.metadata, root=args.root_dir)
-    known = Known({str(image): own for image, own in table.groupby("ImageID")})
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    groups = table.groupby("ImageID")
+    states = {str(image): hashlib.sha256(rows[own].tobytes()).hexdigest() for image, own in groups.indices.items()}
+    known = Known({str(image): own for image, own in groups}, states)
     return Finder(label_known, known=known.of, state=known.state)
 
 
@@ -151,16 +154,15 @@ class Known(NamedTuple):
     """Labelled cells by ImageID, as cells tables with a column Label."""
 
     tables: dict[str, pd.DataFrame]
+    states: dict[str, str]  # a text that changes with the rows of an image
 
     def of(self, image_id: str) -> pd.DataFrame | None:
         """The rows of an image; None where it has none."""
         return self.tables.get(image_id)
 
     def state(self, image_id: str) -> str:
-        """A text that changes with the rows of an image."""
-        own = self.tables.get(image_id)
-        text = "" if own is None else own.to_csv(index=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A text that changes with the rows of an image; empty where it has none."""
+        return self.states.get(image_id, "")
 
 
 def label_known(image: np.ndarray, table: pd.DataFrame | None) -> Found:

@@ -103,13 +103,20 @@ def split_cells(mask: np.ndarray, neck: float = NECK, smooth: float = SMOOTH, mi
         return drop_small(whole.astype(np.int32), min_area)
     distance = cv2.distanceTransform(whole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     distance = cv2.GaussianBlur(distance, (0, 0), smooth) * whole if smooth > 0 else distance
-    filled = reconstruction(distance * (1 - neck), distance, footprint=CROSS)
-    tops = local_maxima(filled, connectivity=1) & (whole > 0)
-    seeds = find_regions(tops.view(np.uint8))
-    markers = keep_regions(seeds, seeds.areas > 0, whole.shape)
     height = np.ceil(distance * (255 / distance.max())).astype(np.uint8)
-    labels = flood(height, markers, whole)
-    return drop_small(labels, min_area)
+    seeds = tops(distance, distance * (1 - neck)) & (whole > 0)
+    return drop_small(grown(seeds, height, whole), min_area)
+
+
+def tops(surface: np.ndarray, lowered: np.ndarray) -> np.ndarray:
+    """The pixels of the h-maxima of a surface (height, width): its maxima that rise above what is `lowered`; bool."""
+    return local_maxima(reconstruction(lowered, surface, footprint=CROSS), connectivity=1)
+
+
+def grown(seeds: np.ndarray, height: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Connected seeds (height, width) bool, grown over a mask from high to low: int32 label image."""
+    regions = find_regions(seeds.view(np.uint8))
+    return flood(height, keep_regions(regions, regions.areas > 0, mask.shape), mask)
 
 
 def drop_small(labels: np.ndarray, min_area: float) -> np.ndarray:
@@ -153,10 +160,8 @@ def deep_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mask = fill_holes((probs[-1] < 0.5).astype(np.uint8), below=MIN_AREA)
     middles = cv2.connectedComponents((depth > 0.5).astype(np.uint8))[1]
     depth = cv2.GaussianBlur(depth, (0, 0), max(SMOOTH_DEPTH * math.sqrt(typical_area(middles)), 0.3)) * mask
-    tops = local_maxima(reconstruction(depth - DIP, depth, footprint=CROSS), connectivity=1) & (depth > MIDDLE)
-    seeds = find_regions(tops.view(np.uint8))
     height = np.rint(depth * 255).clip(0, 255).astype(np.uint8)
-    labels = flood(height, keep_regions(seeds, seeds.areas > 0, mask.shape), mask)
+    labels = grown(tops(depth, depth - DIP) & (depth > MIDDLE), height, mask)
     labels = drop_small(labels, max(MIN_AREA, SPECK * typical_area(labels)))
     return labels, likeliest(labels, probs[:-2])
 
