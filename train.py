@@ -12,8 +12,7 @@ A flag that is not given takes the competition's published default.
 """
 
 import argparse
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from augment.mixing import Mixing
 from augment.scenes import SCENES
 from cells.images import doubled
 from common.errors import UserError, run
-from common.files import digest, sole_writer
+from common.files import digest, sole_writer, text_digest
 from competitions import Competition
 from engine.checkpoints import run_folder
 from engine.device import describe, enough_memory, make_fabric
@@ -173,11 +172,6 @@ def digests(args: argparse.Namespace, competition: Competition) -> dict[str, str
     return found | ({"--classes": digest(own)} if own else {})
 
 
-def names_digest(names: Iterable[str]) -> str:
-    """A text that changes with the names or their order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
 def go_on(args: argparse.Namespace, folder: Path) -> None:
     """--resume without --preload goes on with this very run: only its own last.pth can be meant."""
     own = folder / "last.pth"
@@ -203,7 +197,7 @@ def train(
         rate = annealed(rate, args.swa_start - 1, args.swa_lr * args.lr, args.swa_anneal)
     plan = Plan(
         folder=folder,
-        settings=vars(args) | {TABLES: tables, SAMPLES: names_digest(task.train.keys)},
+        settings=vars(args) | {TABLES: tables, SAMPLES: text_digest("\n".join(task.train.keys))},
         epochs=args.epochs,
         batch_size=args.batch_size,
         accumulate=accumulation(args, fabric.world_size),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cells.finders import Found
-from cells.instances import class_instances, deep_instances
+from cells.instances import map_instances
 from cells.overlaps import HALF, Cut, remove_overlaps
 from cells.regions import number
 
@@ -24,8 +24,8 @@ def label(
     """Boxes as they are; of masks that overlap the one with the higher score keeps the pixels, and one of which less
     than half is left goes; class maps split, whose cells with a score below the threshold go.
 
-    depths: the class maps are of networks of --depths. named: the networks tell the competition's classes
-    apart; without it they find cells of any kind, which class these have is left open.
+    depths: the class maps are of networks of --depths. named: the networks tell the competition's classes apart;
+    without it they find cells of any kind, which class these have is left open.
     """
     if isinstance(prediction, Found):
         found = prediction
@@ -49,7 +49,7 @@ def found_in_maps(probs: np.ndarray, depths: bool = False, threshold: float = 0.
     """The cells of class maps (K, H, W), the last the background's; a cell's score is its class' mean probability, with
     `depths` that of being a cell. Those below the threshold are left out.
     """
-    cells, classes = deep_instances(probs) if depths else class_instances(probs, len(probs) - 1)
+    cells, classes = map_instances(probs, depths)
     areas = np.bincount(cells.ravel(), minlength=len(classes) + 1)[1:]
     own = 1 - probs[-1] if depths else np.take_along_axis(probs, np.append(len(probs) - 1, classes)[cells][None], 0)[0]
     sums = np.bincount(cells.ravel(), own.ravel(), len(classes) + 1)[1:]

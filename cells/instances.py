@@ -166,6 +166,11 @@ def deep_instances(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels, likeliest(labels, probs[:-2])
 
 
+def map_instances(probs: np.ndarray, depths: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of a network's maps, the last the background's: `deep_instances` of --depths, else `class_instances`."""
+    return deep_instances(probs) if depths else class_instances(probs, len(probs) - 1)
+
+
 def otsu_watershed(image: np.ndarray, min_area: float = 20) -> np.ndarray:
     """Cells without a network, the baseline: Otsu's threshold and a watershed on the distance to the edge.
 

@@ -1,6 +1,5 @@
 """One image's way through segment.py: read, find the cells, judge the border's, write everything that belongs to it."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from cells.masks import encode_label_image
 from cells.store import write_image_png, write_shard
 from cells.table import BOX
 from common.errors import UserError, explain
-from common.files import atomic
+from common.files import atomic, text_digest
 from competitions import Competition
 
 VERSION = 5  # of what is written; a higher one does all images again
@@ -65,7 +64,7 @@ class Job:
             file = path.stat() if path.exists() else None
             files.append((path.name, file and (file.st_size, file.st_mtime_ns)))
         known = [VERSION, self.settings, size and [int(side) for side in size], files, state]
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        return text_digest(json.dumps(known, sort_keys=True))
 
     def is_done(self, image_id: str, mark: str) -> bool:
         """Whether all files of an image are there, made when its fingerprint was `mark`."""

@@ -109,6 +109,11 @@ def check_archive(path: str | Path) -> None:
             raise zipfile.BadZipFile(f"{damaged} in it is damaged")
 
 
+def text_digest(text: str) -> str:
+    """A short text that changes with `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest(path: str | Path) -> str:
     """A text that is the same for files of the same content, whatever their name and age."""
     known = hashlib.sha256()

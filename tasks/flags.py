@@ -37,9 +37,7 @@ HEEDED = {  # flags that only these kinds of network heed; given for another the
         "labelmask", "label_smoothing", "drop_rate", "cutmix", *weak_labels.FLAGS,
     ),
     ("classify", "segment"): ("loss", "sample", "balance", "mixup", "mix_share"),
-    ("segment",): (
-        "progressive", "depths", "tile", "diameter", "stretch", "raw", "checkpointing",
-    ),
+    ("segment",): ("progressive", "depths", "tile", "diameter", "stretch", "raw", "checkpointing"),
     ("detect", "segment"): ("metadata", "root_dir"),
     ("detect",): ("mosaic_epochs",),
 }  # fmt: skip

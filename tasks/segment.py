@@ -14,7 +14,7 @@ from tqdm import tqdm
 from augment.maps import MAPS, canvas_in
 from augment.scenes import fitted
 from cells.images import image_folder
-from cells.instances import class_instances, class_map, deep_instances
+from cells.instances import class_map, map_instances
 from common.errors import UserError, choose, some
 from common.files import existing
 from competitions import Competition
@@ -144,7 +144,7 @@ def judge(probs: torch.Tensor, truth: np.ndarray, depths: bool) -> tuple[np.ndar
     seen = probs[None, :, :rows, :columns].float()
     maps = functional.interpolate(seen, (height, width), mode="bilinear", antialias=True)[0].cpu().numpy()
     background = truth.shape[2]
-    labels, classes = deep_instances(maps) if depths else class_instances(maps, background)
+    labels, classes = map_instances(maps, depths)
     owner = np.append(background, classes)[labels]
     found = np.where(owner[..., None] == np.arange(background), labels[..., None], 0)
     seen = owner if depths else maps.argmax(0)
