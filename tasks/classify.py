@@ -54,6 +54,7 @@ def samples(args: argparse.Namespace, competition: Competition, say: Callable[[s
     train_table, valid_table = read_fold(*split, args.fold, every, own, args.test_fold)
     apart = [valid_table] if args.test_fold is None else [valid_table, read_fold(*split, args.test_fold, every, own)[1]]
     held_out = pd.concat(apart)["ImageID" if own else "ID"]
+    external: set[str] = set()
     if args.external:
         if own:
             raise UserError(f"--external: single cells of {competition.name} have labels of their own, which it lacks")
@@ -69,17 +70,25 @@ def samples(args: argparse.Namespace, competition: Competition, say: Callable[[s
     }  # fmt: skip
     train = open_all(args, images=train_table, name="training", augment=TRAIN[args.augment], **common)
     valid = open_all(args, images=valid_table, name="validation", augment=whole, **common)
-    for table, own, name in ((train_table, train, "training"), (valid_table, valid, "validation")):
-        images = set(table["ImageID" if "ImageID" in table else "ID"])
-        of_images = args.cell == "image" or isinstance(own, Bags)
-        lacking = sorted(images.difference(own.keys if of_images else (split_key(key)[0] for key in own.keys)))
-        if lacking:
-            say(f"{len(lacking)} of {len(images)} {name} images have nothing in --img_path: {some(lacking)}")
-        if args.external and own is train and external and external.issubset(lacking):
-            raise UserError(f"--img_path {args.img_path} has none of the images of --external {args.external} in "
-                f"--dataset {args.dataset}; segment.py writes them, --dataset train,external names both")  # fmt: skip
+    missing = tell_missing(args, train_table, train, "training", say)
+    tell_missing(args, valid_table, valid, "validation", say)
+    if external and external <= missing:
+        raise UserError(f"--img_path {args.img_path} has none of the images of --external {args.external} in "
+            f"--dataset {args.dataset}; segment.py writes them, --dataset train,external names both")  # fmt: skip
     apply_targets(train, valid, args.soft_labels, args.pseudo_labels, args.labelmask, competition.CLASSES)
     return train, valid
+
+
+def tell_missing(
+    args: argparse.Namespace, table: pd.DataFrame, samples: Samples | LabelledImages | Bags, name: str, say: Callable
+) -> set[str]:
+    """The images of a table of images or cells that have no sample; says how many, of what the images are for."""
+    images = set(table["ImageID" if "ImageID" in table else "ID"])
+    whole = args.cell == "image" or isinstance(samples, Bags)
+    missing = images.difference(samples.keys if whole else (split_key(key)[0] for key in samples.keys))
+    if missing:
+        say(f"{len(missing)} of {len(images)} {name} images have nothing in --img_path: {some(sorted(missing))}")
+    return missing
 
 
 def open_all(args: argparse.Namespace, **options) -> Samples | LabelledImages | Bags:
