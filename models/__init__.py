@@ -111,17 +111,19 @@ def build(arch: str, num_classes: int, in_channels: int, image_size: int, **opti
 
 
 def resolve(arch: str) -> tuple[Callable[..., nn.Module], str]:
-    """The function of MODELS for a name, and timm's name inside it, if any; UserError lists the choices."""
+    """The function of MODELS for a name, and timm's name inside it, if any; UserError lists the choices.
+
+    Names that timm has given up (xception for legacy_xception) are none: it does not say what size they take.
+    """
     for form, make in MODELS.items():
         match = re.fullmatch(form.replace("<timm>", "(.+)"), arch)
         name = "".join(match.groups()) if match else ""
-        if match and (not match.groups() or timm.is_model(ALIASES.get(name, name))):
+        if match and (not match.groups() or timm.get_pretrained_cfg(ALIASES.get(name, name))):
             return make, name
     core = re.sub(r"^(class|bag|pooled|duo)_|(_large)?_dropout$|_arcface$|_cam$", "", arch)
     near = get_close_matches(core, timm.list_models(), n=3)
-    raise UserError(
-        f"--arch {arch} is neither of {', '.join(MODELS)} with a timm network as <timm>; near it: {some(near)}"
-    )
+    also = f"; near it: {some(near)}" if near else ""
+    raise UserError(f"--arch {arch} is neither of {', '.join(MODELS)} with a timm network as <timm>{also}")
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from augment import TRAIN
 from augment.crops import whole
-from common.errors import UserError, some
+from common.errors import UserError, first_line, some
 from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
 from engine.external import add_external, add_pseudo
@@ -103,6 +103,7 @@ def network(
     torch.manual_seed(args.seed)
     dropout = {"drop_rate": args.drop_rate} if args.drop_rate else {}  # timm's networks without such a head refuse it
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size, **dropout)
+    check_size(net, args)
     criterion = build_loss(args.loss, class_weights(competition, targets), args.label_smoothing)
     options = weak_labels.model_options(args, len(targets))
     model = wrapper_of(args.arch)(net, criterion, competition.MEAN, competition.STD, **options)
@@ -114,6 +115,18 @@ def network(
         weak_labels.begin(model)
     freeze(args, net)
     return model
+
+
+def check_size(net: nn.Module, args: argparse.Namespace) -> None:
+    """UserError where images of --crop_size are too small for a network."""
+    images = torch.zeros(1, args.in_channels, args.crop_size, args.crop_size)
+    try:
+        with torch.no_grad():
+            net.eval()(images)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--crop_size {args.crop_size}: --arch {args.arch} cannot take images of so many pixels a side "
+            f"({first_line(error)})") from error  # fmt: skip
+    net.train()
 
 
 def class_weights(competition: Competition, targets: np.ndarray) -> np.ndarray:

@@ -130,6 +130,13 @@ def test_unknown_name_lists_near_ones(arch):
         build(arch, 19, 4, 64)
 
 
+def test_names_that_timm_has_given_up():
+    with pytest.raises(UserError, match="class_xception_dropout is neither of .* near it: xception"):
+        build("class_xception_dropout", 19, 4, 64)
+    with pytest.raises(UserError, match="with a timm network as <timm>$"):
+        build("nothing_of_that_name", 19, 4, 64)
+
+
 def test_widened_stem_copies_the_first_channels():
     weight = torch.randn(8, 3, 7, 7)
     wide = widen_stem(weight, 4)

@@ -190,6 +190,7 @@ def test_workers_do_not_change_the_numbers(data, expected):
         (["--in_channels", "3"], "--in_channels 3: hpa images have 4"),
         (["--effective_batch", "6"], "--effective_batch 6 must be a multiple"),
         (["--crop_size", "64"], "--crop_size 64 must not exceed --img_size 40"),
+        (["--arch", "densenet121", "--crop_size", "16"], "--crop_size 16: --arch densenet121 cannot take images"),
         (["--batch_size", "0"], "--batch_size 0 must be at least 1"),
         (["--preload", "self"], "--preload does nothing without --resume"),
         (["--resume", "x.pth"], "--resume x.pth without --preload"),
