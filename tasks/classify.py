@@ -103,7 +103,7 @@ def network(
     torch.manual_seed(args.seed)
     dropout = {"drop_rate": args.drop_rate} if args.drop_rate else {}  # timm's networks without such a head refuse it
     net = build(args.arch, args.num_classes, args.in_channels, args.crop_size, **dropout)
-    check_size(net, args)
+    check_fit(net, args)
     criterion = build_loss(args.loss, class_weights(competition, targets), args.label_smoothing)
     options = weak_labels.model_options(args, len(targets))
     model = wrapper_of(args.arch)(net, criterion, competition.MEAN, competition.STD, **options)
@@ -117,15 +117,15 @@ def network(
     return model
 
 
-def check_size(net: nn.Module, args: argparse.Namespace) -> None:
-    """UserError where images of --crop_size are too small for a network."""
+def check_fit(net: nn.Module, args: argparse.Namespace) -> None:
+    """UserError where images of --crop_size are too small for a network, or its last maps are not what a head needs."""
     images = torch.zeros(1, args.in_channels, args.crop_size, args.crop_size)
     try:
         with torch.no_grad():
             net.eval()(images)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--crop_size {args.crop_size}: --arch {args.arch} cannot take images of so many pixels a side "
-            f"({first_line(error)})") from error  # fmt: skip
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+        raise UserError(f"--arch {args.arch} does not go with --crop_size {args.crop_size} and --in_channels "
+            f"{args.in_channels}: {first_line(error)}") from error  # fmt: skip
     net.train()
 
 
