@@ -23,6 +23,8 @@ def make_backbone(name: str, in_channels: int, strides: Sequence[int], **options
         missing = [stride for stride in strides if stride not in maps and stride > 2]
         if missing:
             raise ValueError(f"it has no map of stride {missing[0]}")
+        if any(maps[stride].shape[-1] * stride != 2 * DEEPEST for stride in strides if stride in maps):
+            raise ValueError("its maps lack pixels at the border")  # convolutions without padding, as in Xception
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"--arch: {name} cannot be a backbone ({error}); it needs a convolutional network of timm with maps of the "

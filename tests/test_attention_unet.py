@@ -100,9 +100,10 @@ def test_packaged_weights_fit_the_encoder():
     assert not torch.equal(before, model.backbone.conv_stem.weight)
 
 
-def test_no_encoder():
-    with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot be a backbone"):
-        small(name="vit_tiny_patch16_224")
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "legacy_xception"])  # one stride; maps of odd sizes
+def test_no_encoder(name):
+    with pytest.raises(UserError, match=f"{name} cannot be a backbone"):
+        small(name=name)
 
 
 def test_class_weights_are_no_weights_of_the_network():
