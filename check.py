@@ -8,6 +8,7 @@ random weights: a minute on one CPU core. Without a GPU all runs on the CPU, whi
 
 import argparse
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -75,14 +76,14 @@ def python_version(version: tuple[int, ...] = sys.version_info) -> str:
 
 def installed(text: str) -> str:
     """The installed version of a requirement such as `torch>=2.4`; UserError when it is missing or another one."""
-    from packaging.requirements import Requirement
-
-    wanted = Requirement(text)
+    name = re.match(r"[\w.-]+", text)[0]
     try:
-        version = metadata.version(wanted.name)
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise UserError(f"is not installed; pip install -r {REQUIREMENTS.name}") from None
-    if not wanted.specifier.contains(version, prereleases=True):
+    from packaging.requirements import Requirement  # a package itself
+
+    if not Requirement(text).specifier.contains(version, prereleases=True):
         raise UserError(f"{version} is installed; pip install -r {REQUIREMENTS.name}")
     return version
 

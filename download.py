@@ -4,7 +4,7 @@
 
 Gets the four channels `<Image>_<channel>.tif.gz` of each image of the table (competitions/hpa_external.py says which)
 and writes `<ID>_{red,green,blue,yellow}.png`: all four, or none when one cannot be had, is no image, or is unlike the
-others in size. The images that are there then make up --out: `ID,Label`, as train.csv.
+others in size or depth. The images that are there then make up --out: `ID,Label`, as train.csv.
 
 The images that failed are in `<root_dir>/failed.csv`, with the reason (exit code 1). The same command again gets what
 is missing, those among them. Be kind to the server: all 82,000 images are 330,000 requests, nine hours at ten a second.
@@ -29,6 +29,7 @@ from common.files import atomic, sole_writer
 from competitions.hpa import CHANNELS, decode_channel, image_files
 from competitions.hpa_external import read_external
 
+DAY = 86400  # seconds
 AGENT = "hpa-single-cell-downloader (image by image, rate-limited)"
 
 
@@ -78,17 +79,21 @@ def check_flags(args: argparse.Namespace) -> None:
     for name, least in (("parallel", 1), ("retries", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)} must be {least} or more")
-    for name in ("per_second", "timeout", "wait"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise UserError(f"--{name} {getattr(args, name)} must be a number above 0")
+    for name, most in (("per_second", float("inf")), ("timeout", DAY), ("wait", DAY)):
+        if not 0 < getattr(args, name) < most:
+            below = f" and below {most}" if most == DAY else ""
+            raise UserError(f"--{name} {getattr(args, name)} must be a number above 0{below}")
 
 
 def address_of(image: str, host: str | None, name: str) -> str:
     """Where an image's files are, but for `_<channel>.tif.gz`; only http and https."""
-    address = image if host is None else f"{host.rstrip('/')}/{urlsplit(image).path.lstrip('/')}"
-    parts = urlsplit(address)
+    where = name if host is None else "--host"
+    try:
+        address = image if host is None else f"{host.rstrip('/')}/{urlsplit(image).path.lstrip('/')}"
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"{where}: {host or image} is not an address: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.netloc or not address.isascii():
-        where = name if host is None else "--host"
         raise UserError(f"{where}: {address} is not an address that begins with http:// or https://")
     return address
 
@@ -122,6 +127,9 @@ def download(fetcher: Fetcher, root: Path, image: str, address: str) -> None:
     sizes = {channel.shape[::-1] for channel in channels}
     if len(sizes) > 1:
         raise FetchError(f"{address}: its channels differ in size: {sorted(sizes)}")
+    depths = {str(channel.dtype) for channel in channels}
+    if len(depths) > 1:
+        raise FetchError(f"{address}: its channels differ in depth: {', '.join(sorted(depths))}")
     for path, channel in zip(image_files(root, image), channels, strict=True):
         with atomic(path) as temporary:
             temporary.write_bytes(cv2.imencode(".png", channel)[1].tobytes())

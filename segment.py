@@ -122,13 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     """The same with the flags as `get_args_parser` gives them; by the clock's end it stops and writes what it has."""
     sizes = read_sizes(args)
-    args.finder = args.finder or default_finder(args)
-    choose(FINDERS, args.finder, "--finder")
-    refuse_other_flags(args, get_args_parser().get_default)
-    resolve(args, finding_defaults(args))
     if Path(args.meta_dir).is_file():
         raise UserError(f"--meta_dir {args.meta_dir} is a file; a folder is right")
-    finder = FINDERS[args.finder](args)
+    finder = make_finder(args)
     if finder.about:
         say(finder.about)
     job, workers = make_job(args, finder), count_workers(args.workers)
@@ -152,6 +148,19 @@ def segment(args: argparse.Namespace, clock: Clock | None = None) -> Outcome:
     if failed:
         say(f"{len(failed)} of {len(marks)} images were skipped; mend them and run the same command again", sys.stderr)
     return Outcome(table, len(done), kept, failed, left)
+
+
+def make_finder(args: argparse.Namespace) -> Finder:
+    """The finder of the flags of `add_finder_flags`; those that are not given are filled in, in place."""
+    args.finder = args.finder or default_finder(args)
+    choose(FINDERS, args.finder, "--finder")
+    refuse_other_flags(args, get_args_parser().get_default)
+    resolve(args, finding_defaults(args))
+    at_least(args, {"max_cells": 1, "tile": 0, "fuse_distance": 0})
+    for name in ("score_threshold", "nms_iou", "fuse_iou"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise UserError(f"--{name} {getattr(args, name)} must be from 0 to 1")
+    return FINDERS[args.finder](args)
 
 
 def finding_defaults(args: argparse.Namespace) -> dict:
@@ -197,10 +206,7 @@ def read_sizes(args: argparse.Namespace) -> dict[str, Size]:
 
 def make_job(args: argparse.Namespace, finder: Finder) -> Job:
     """The run's settings and folders, checked."""
-    at_least(args, {"img_size": 1, "max_cells": 1, "tile": 0, "fuse_distance": 0})
-    for name in ("score_threshold", "nms_iou", "fuse_iou"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name} {getattr(args, name)} must be from 0 to 1")
+    at_least(args, {"img_size": 1})
     settings = {name: getattr(args, name) for name in ("competition", "classes", "finder", "edge_rule", "img_size")}
     return Job(
         label=finder.label,

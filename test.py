@@ -179,8 +179,8 @@ def open_bestfitting(args: Namespace) -> tuple[Path, dict]:
 
 def fill_from(settings: dict, args: Namespace, path: Path) -> None:
     """Take the flags that were not given from the checkpoint; refuse another architecture than it holds."""
-    if task_of(settings["arch"]) != "classify":
-        raise UserError(f"{path} finds cells, it does not classify them: segment.py --weights takes it")
+    nuclei = settings.get("cell") == "nucleus"
+    check_checkpoint(settings, path, competitions.get(args.competition, args.classes, nuclei))
     for name in ("arch", "num_classes", "in_channels", "puzzle"):
         if getattr(args, name) not in (None, settings.get(name, 0)):
             raise UserError(f"--{name} {getattr(args, name)}: {path} was trained with --{name} {settings.get(name, 0)}")
@@ -202,6 +202,18 @@ def fill_from(settings: dict, args: Namespace, path: Path) -> None:
         raise UserError(f"--cellorimage {args.cellorimage}: {args.arch} finds them by the label images of --cache_dir")
 
 
+def check_checkpoint(settings: dict, path: Path, competition: Competition) -> None:
+    """UserError when a network of these settings cannot tell the classes of `competition`."""
+    lacking = [name for name in (*FROM_CHECKPOINT, "cell", "loss") if name not in settings]
+    if lacking:
+        raise UserError(f"{path} does not say its --{lacking[0]}; a checkpoint of train.py does")
+    if task_of(settings["arch"]) != "classify":
+        raise UserError(f"{path} finds cells, it does not classify them: segment.py --weights takes it")
+    own, count = settings["num_classes"], len(competition.CLASSES)
+    if own != count:
+        raise UserError(f"{path} knows {own} classes, {competition.name} has {count}; --classes names others")
+
+
 def finds_in_images(cellorimage: str, settings: dict) -> bool:
     """Whether a checkpoint of these settings predicts single cells from whole images."""
     return cellorimage == "cell" != settings["cell"] and wrapper_of(settings["arch"]) in (MaskPooled, PuzzleCAM)
@@ -210,9 +222,6 @@ def finds_in_images(cellorimage: str, settings: dict) -> bool:
 def network(args: Namespace, checkpoint: dict, path: Path) -> Classifier:
     """The checkpoint's network with its weights."""
     competition = competitions.get(args.competition, args.classes, nuclei=args.cellorimage == "nucleus")
-    own, count = args.num_classes, len(competition.CLASSES)
-    if own != count:
-        raise UserError(f"{path} knows {own} classes, {args.competition} has {count}; --classes names others")
     criterion = build_loss(args.loss, np.ones(args.num_classes))
     if args.preload:
         net = untrained(args, checkpoint["model"], path, competition)

@@ -100,6 +100,8 @@ class Fetcher:
             raise FetchError(f"{error.code} {error.reason}", error.code in RETRIED, pause) from None
         except (OSError, http.client.HTTPException) as error:
             raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        except ValueError as error:  # an address that is none, of a table or of a redirect
+            raise FetchError(f"no address to ask: {error}", again=False) from None
 
     def _receive(self, answer: http.client.HTTPResponse) -> bytes:
         end, content = time.monotonic() + self.timeout, bytearray()

@@ -199,8 +199,12 @@ def find_model(args: Namespace, config: str, name: str, rows: pd.DataFrame) -> M
     model, epoch = safe_name(match[1], place), match[2]
     file = "best.pth" if epoch == "best" else f"{epoch_name(int(epoch))}.pth"
     folds = find_folds(args, model, file, f"{place} {name}")
-    settings = [read(run_folder(args.base_dir, model, fold) / file, place)["settings"] for fold in folds]
-    kind = "nucleus" if sees == ["cell"] and settings[0]["cell"] == "nucleus" else sees[0]
+    paths = [run_folder(args.base_dir, model, fold) / file for fold in folds]
+    settings = [read(path, place)["settings"] for path in paths]
+    kind = "nucleus" if sees == ["cell"] and settings[0].get("cell") == "nucleus" else sees[0]
+    competition = competitions.get(args.competition, args.classes, nuclei=kind == "nucleus")
+    for path, own in zip(paths, settings, strict=True):
+        predict.check_checkpoint(own, path, competition)
     from_images = kind == "image" or predict.finds_in_images(kind, settings[0])
     img_size = max(own["img_size"] for own in settings)
     return Model(model, epoch, kind, from_images, tuple(folds), rows["Weight"].sum(), rows["Smallest"].any(), img_size)

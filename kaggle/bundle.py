@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # this folder is no package: `kaggle` is the offi
 
 import torch  # noqa: E402
 from code_files import needed_modules  # noqa: E402
-from kernel_files import Names, check_slug, dataset_metadata, kernel_metadata, notebook  # noqa: E402
+from kernel_files import Names, check_name, check_slug, dataset_metadata, kernel_metadata, notebook  # noqa: E402
 from wheel_files import gather, parse_target, read_pins  # noqa: E402
 
 import competitions  # noqa: E402
@@ -38,9 +38,11 @@ from competitions import Competition  # noqa: E402
 from engine.checkpoints import epoch_name, read, run_folder, save  # noqa: E402
 from engine.clock import parse_duration  # noqa: E402
 from engine.road import check_flags, find_models  # noqa: E402
+from segment import make_finder  # noqa: E402
 
 MANIFEST, FORMAT = "manifest.json", "podium bundle 1"
 NOTEBOOK = "podium.ipynb"
+HERE = "competition", "classes", "weights", "nuc_model", "cell_model"  # flags that the notebook has as Python source
 PARTS = ("results", "finder", "code", "wheels")
 
 
@@ -80,8 +82,11 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Make a bundle, or check one: 2 when something is wrong with it."""
-    args, more = get_args_parser().parse_known_args(argv)
+    parser = get_args_parser()
+    args, more = parser.parse_known_args(argv)
     if args.check:
+        if more:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
         wrong = problems(existing(args.check, "--check"))
         for problem in wrong:
             fail(problem)
@@ -92,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         if not getattr(args, flag):
             raise UserError(f"--{flag} is needed to make a bundle")
     out = Path(args.out).resolve()
+    if not out.name:
+        raise UserError(f"--out {args.out} must be a folder of its own")
     building = out.with_name(f".{out.name}.building")
     fresh, aside = building / "bundle", building / "before"
     with sole_writer(building):
@@ -107,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         finally:
             restore(aside, out)
             shutil.rmtree(building)
-    report(Path(args.out))
+    report(Path(args.out), newer=before is not None)
 
 
 def restore(aside: Path, out: Path) -> None:
@@ -132,14 +139,15 @@ def build(args: argparse.Namespace, more: Sequence[str], folder: Path, before: P
     competition = competitions.get(args.competition, args.classes)
     names = names_of(args)
     models = find_models(args, existing(args.ensemble, "--ensemble"), competition)
-    weights = copy_finder(args, folder / "finder")
+    weights, taught = copy_finder(args, folder / "finder")
     flags = infer_flags(args, more, competition, weights)
     for model in models:
         for fold in model.folds:
             name = "best.pth" if model.epoch == "best" else f"{epoch_name(int(model.epoch))}.pth"
             place = run_folder("", model.name, fold) / name
             slim(Path(args.base_dir) / place, folder / "results" / place, args.half)
-    for name in needed_modules(ROOT, ["infer.py", f"competitions/{args.competition}.py"]):
+    own = [f"competitions/{name}.py" for name in sorted({args.competition, *taught})]
+    for name in needed_modules(ROOT, ["infer.py", *own]):
         copy(ROOT / name, folder / "code" / name)
     copy(Path(args.ensemble), folder / "ensemble" / Path(args.ensemble).name)
     if args.classes:
@@ -158,31 +166,43 @@ def names_of(args: argparse.Namespace) -> Names:
     plain = re.sub("[^a-z0-9]+", "-", Path(args.ensemble).stem.lower()).strip("-")
     dataset = check_slug(args.dataset_slug or f"podium-{plain}", "--dataset_slug")
     kernel = check_slug(args.kernel_slug or f"{dataset}-notebook", "--kernel_slug")
+    for flag in ("username", "competition_slug"):
+        check_name(getattr(args, flag), f"--{flag}")
     return Names(args.username, dataset, kernel, args.competition_slug)
 
 
-def copy_finder(args: argparse.Namespace, folder: Path) -> list[tuple[str, str]]:
-    """Copy the finder's weights; its flags for them, with their values as Python source."""
-    flags = []
+def copy_finder(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[str, str]], set[str]]:
+    """Copy the finder's weights; its flags for them, with their values as Python source, and the competitions that the
+    networks were taught in, whose modules they need.
+    """
+    flags, taught = [], set()
     for flag in ("nuc_model", "cell_model"):
         if path := getattr(args, flag):
             save(as_given(read_state(path, f"--{flag}"), args.half), folder / f"{flag}.pth")
             flags.append((f"--{flag}", f"BUNDLE / 'finder' / '{flag}.pth'"))
     paths = args.weights.split(",") if args.weights else []
     for number, path in enumerate(paths, start=1):
-        slim(existing(path, "--weights"), folder / f"{number}.pth", args.half)
+        settings = slim(existing(path, "--weights"), folder / f"{number}.pth", args.half)
+        taught.add(settings["competition"])
     if paths:
         files = [f"{number}.pth" for number in range(1, len(paths) + 1)]
         flags.append(("--weights", f"','.join(str(BUNDLE / 'finder' / name) for name in {files})"))
-    return flags
+    return flags, taught
 
 
-def slim(source: Path, target: Path, half: bool) -> None:
-    """Copy a checkpoint of train.py without all that prediction does not need, this machine's paths among it."""
+def slim(source: Path, target: Path, half: bool) -> dict:
+    """Copy a checkpoint of train.py without all that prediction does not need, this machine's paths among it; its
+    settings.
+    """
     content = read(source, "checkpoint")
+    given = content["settings"]
     kept = {"arch", "split_name"}  # which may have slashes without being paths
-    settings = {name: value for name, value in content["settings"].items() if name in kept or "/" not in str(value)}
+    settings = {name: value for name, value in given.items() if name in kept or "/" not in str(value)}
+    classes = given.get("classes") or ""
+    if "," in classes or competitions.is_file(classes):
+        settings["classes"] = ",".join(competitions.parse_classes(classes))
     save({"model": as_given(content["model"], half), "settings": settings, "epoch": content["epoch"]}, target)
+    return settings
 
 
 def as_given(weights: dict[str, torch.Tensor], half: bool) -> dict[str, torch.Tensor]:
@@ -203,10 +223,12 @@ def infer_flags(
     args: argparse.Namespace, more: Sequence[str], competition: Competition, weights: Sequence[tuple[str, str]]
 ) -> list[str]:
     """infer.py's flags as lines of Python source, checked; exit code 2 with its own words when it does not know one."""
+    sample = competition.SAMPLE[0]
+    sample = sample if sample.endswith(".csv") else args.test_dir  # of pannuke, which is its images' folder
     flags = [
         ("--competition", repr(args.competition)),
         ("--ensemble", f"BUNDLE / 'ensemble' / {Path(args.ensemble).name!r}"),
-        ("--metadata", f"DATA / {competition.SAMPLE[0]!r}"),
+        ("--metadata", f"DATA / {sample!r}"),
         ("--root_dir", f"DATA / {args.test_dir!r}"),
         ("--base_dir", "BUNDLE / 'results'"),
         ("--work_dir", "SCRATCH"),
@@ -220,8 +242,20 @@ def infer_flags(
     for word in more:
         if word.partition("=")[0] in dict(flags):
             raise UserError(f"{word} is not for you to give: the bundle says where its notebook finds and writes that")
-    check_flags(infer.get_args_parser().parse_args([*(word for flag in flags for word in flag), *more]), competition)
+    here = [(f"--{name}", getattr(args, name)) for name in HERE if getattr(args, name)]
+    words = [word for flag in [*flags, *here] for word in flag]
+    check_finding(infer.get_args_parser().parse_args([*words, *more]), competition)
     return [f"{flag!r}, {value}," for flag, value in flags] + [f"*{list(more)},"]
+
+
+def check_finding(args: argparse.Namespace, competition: Competition) -> None:
+    """UserError for what infer.py would refuse in the notebook: its rules, views and seeds, and the finder, made here
+    on the CPU with its weights.
+    """
+    check_flags(args, competition)
+    if args.truth or args.finder == "truth":
+        raise UserError("--finder truth: test images have no labelled cells; choose another finder")
+    make_finder(argparse.Namespace(**{**vars(args), "gpu_id": "cpu"}))
 
 
 def add_wheels(args: argparse.Namespace, folder: Path, before: Path | None) -> None:
@@ -287,13 +321,15 @@ def read_manifest(folder: Path) -> dict[str, dict]:
         raise UserError(f"{path} is not the manifest of a bundle: {error}") from error
 
 
-def report(out: Path) -> None:
-    """Say what the bundle weighs and what to do with it."""
+def report(out: Path, newer: bool) -> None:
+    """Say what the bundle weighs and what to do with it. newer: it took the place of an older one."""
     files = read_manifest(out)
     parts = {part: [own["bytes"] for name, own in files.items() if name.startswith(f"{part}/")] for part in PARTS}
     text = ", ".join(f"{part} {sum(own) / 1e6:.1f} MB in {len(own)} files" for part, own in parts.items() if own)
     say(f"{out}: {sum(own['bytes'] for own in files.values()) / 1e6:.1f} MB; {text}")
-    say(f"next: kaggle datasets create -p {out} --dir-mode zip, then kaggle kernels push -p {out}")
+    how = 'version -m "why"' if newer else "create"
+    say(f"next: kaggle datasets {how} -p {out} --dir-mode zip; when kaggle datasets status says ready, kaggle kernels "
+        f"push -p {out}")  # fmt: skip
 
 
 if __name__ == "__main__":

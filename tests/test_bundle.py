@@ -24,7 +24,9 @@ import train
 from cells.table import write_table
 from common.errors import UserError
 from common.files import digest
-from competitions import COMPETITIONS, hpa
+from competitions import COMPETITIONS, hpa, neurons, pannuke
+from models import build_detector
+from tasks.detect import detector_options
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "kaggle"))  # no package: its scripts import each other as files of their folder
@@ -313,6 +315,14 @@ def test_a_checkpoint_that_is_missing(trained, tmp_path, table, message):
         (["--out_path", "/x"], "--out_path is not for you to give"),
         (["--work_dir=/x"], "--work_dir=/x is not for you to give"),
         (["--python", "3.11,three"], "--python 3.11,three: 'three' must be a version such as 3.11"),
+        (["--out", "/"], "--out / must be a folder of its own"),
+        (["--username", 'jo"e'], "--username 'jo\"e' must be letters, digits"),
+        (["--competition_slug", "https://www.kaggle.com/c/x"], "--competition_slug 'https://.*' must be letters"),
+        (["--finder", "hpacellseg"], "needs --nuc_model"),
+        (["--finder", "network"], "--finder network needs --weights"),
+        (["--label_scale", "0.5"], "--finder watershed does not use --label_scale"),
+        (["--finder", "truth"], "--finder truth: test images have no labelled cells"),
+        (["--truth", "train.csv"], "--finder truth: test images have no labelled cells"),
     ],
 )
 def test_bad_flags(trained, tmp_path, more, message):
@@ -327,32 +337,104 @@ def test_flags_that_infer_does_not_know(trained, tmp_path, capsys):
     assert "--viewz" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_finders_weights(trained, tmp_path):
+def test_weights_of_the_segmentator(tmp_path):
     torch.save({"state_dict": {"module.a": torch.ones(2, 2)}, "optimizer": [1]}, tmp_path / "nuclei.pth")
-    cell = trained / "results" / "models" / "Cell" / "fold0" / "001.pth"
-    more = ["--nuc_model", str(tmp_path / "nuclei.pth"), "--weights", f"{cell},{cell}", "--half", "1", "--no_wheels"]
-    assert not bundle.main(flags(trained, tmp_path / "out", *more))
-    assert {name for name in names(tmp_path / "out") if name.startswith(("finder", "wheels"))} == {
-        "finder/nuc_model.pth", "finder/1.pth", "finder/2.pth",
-    }  # fmt: skip
-    weights = torch.load(tmp_path / "out" / "finder" / "nuc_model.pth", weights_only=True)
+    args = bundle.get_args_parser().parse_args(["--nuc_model", str(tmp_path / "nuclei.pth"), "--half", "1"])
+    own, taught = bundle.copy_finder(args, tmp_path / "finder")
+    assert own == [("--nuc_model", "BUNDLE / 'finder' / 'nuc_model.pth'")] and not taught
+    weights = torch.load(tmp_path / "finder" / "nuc_model.pth", weights_only=True)
     assert list(weights) == ["a"] and weights["a"].dtype == torch.float16
+
+
+def test_a_finder_of_another_competition_brings_its_module(trained, tmp_path):
+    net = build_detector("yolox_nano", 1, 3, neurons.MEAN, neurons.STD, **detector_options("yolox_nano", 64, neurons))
+    settings = {
+        "arch": "yolox_nano", "num_classes": 1, "in_channels": 3, "img_size": 64, "competition": "neurons",
+        "classes": "SH-SY5Y/a,cort,astro", "metadata": "/home/me/train.csv",
+    }  # fmt: skip
+    torch.save({"model": net.state_dict(), "settings": settings, "epoch": 1}, tmp_path / "own.pth")
+    more = ["--weights", f"{tmp_path / 'own.pth'},{tmp_path / 'own.pth'}", "--half", "1", "--no_wheels"]
+    assert not bundle.main(flags(trained, tmp_path / "out", *more))
+    own = names(tmp_path / "out")
+    assert {name for name in own if name.startswith(("finder", "wheels"))} == {"finder/1.pth", "finder/2.pth"}
+    assert "code/competitions/neurons.py" in own
+    kept = torch.load(tmp_path / "out" / "finder" / "1.pth", weights_only=True)["settings"]
+    assert kept == {name: value for name, value in settings.items() if name != "metadata"}
     code = code_of(tmp_path / "out" / "podium.ipynb")
-    assert "'--nuc_model', BUNDLE / 'finder' / 'nuc_model.pth'," in code and "pip" not in code
     value = re.search(r"'--weights', (.*),\n", code)[1]
-    assert eval(value, {"BUNDLE": Path("/b")}) == "/b/finder/1.pth,/b/finder/2.pth"  # noqa: S307
+    assert eval(value, {"BUNDLE": Path("/b")}) == "/b/finder/1.pth,/b/finder/2.pth" and "pip" not in code  # noqa: S307
+    with pytest.raises(UserError, match="--score_threshold 5.0 must be from 0 to 1"):
+        bundle.main(flags(trained, tmp_path / "other", *more, "--score_threshold", "5"))
+
+
+def test_classes_of_a_file_are_told_by_their_names(tmp_path):
+    (tmp_path / "classes.txt").write_text("NILM\nASC-H/HSIL\n")
+    content = {"model": {}, "settings": {"classes": str(tmp_path / "classes.txt")}, "epoch": 1}
+    torch.save(content, tmp_path / "own.pth")
+    assert bundle.slim(tmp_path / "own.pth", tmp_path / "slim.pth", half=False) == {"classes": "NILM,ASC-H/HSIL"}
+
+
+def of_other_classes(trained: Path, folder: Path, classes: list[str]) -> list[str]:
+    """--ensemble and --base_dir of the cell model, as if it knew these classes."""
+    table = pd.read_csv(trained / "two_models.csv").iloc[:1, : 2 + len(classes)]
+    table.columns = ["Predictions", "Type", *classes]
+    write_table(table, folder / "own.csv")
+    own = Path(shutil.copytree(trained / "results", folder / "results")) / "models" / "Cell" / "fold0" / "001.pth"
+    content = torch.load(own, weights_only=True)
+    content["settings"]["num_classes"] = len(classes)
+    torch.save(content, own)
+    return ["--ensemble", str(folder / "own.csv"), "--base_dir", str(folder / "results"), "--dataset_slug", "own-cells"]
+
+
+def test_a_model_of_other_classes_is_refused(trained, tmp_path):
+    of_other_classes(trained, tmp_path, list(hpa.CLASSES[:7]))
+    own = ["--base_dir", str(tmp_path / "results")]
+    with pytest.raises(UserError, match="001.pth knows 7 classes, hpa has 19"):
+        bundle.main(flags(trained, tmp_path / "out", *own))
+    torch.save({"model": {}, "settings": {}, "epoch": 1}, tmp_path / "results/models/Cell/fold0/001.pth")
+    with pytest.raises(UserError, match="001.pth does not say its --arch; a checkpoint of train.py does"):
+        bundle.main(flags(trained, tmp_path / "out", *own))
 
 
 def test_own_classes(trained, tmp_path):
-    table = pd.read_csv(trained / "two_models.csv").iloc[:1, :4]
-    table.columns = ["Predictions", "Type", "red", "white"]
-    write_table(table, tmp_path / "own.csv")
-    more = ["--ensemble", str(tmp_path / "own.csv"), "--competition", "cytologia", "--classes", "red,white"]
-    assert not bundle.main(flags(trained, tmp_path / "out", *more, "--dataset_slug", "red-white"))
+    more = [*of_other_classes(trained, tmp_path, ["red", "white"]), "--competition", "cytologia"]
+    more += ["--classes", "red,white", "--finder", "otsu"]
+    assert not bundle.main(flags(trained, tmp_path / "out", *more))
     assert (tmp_path / "out" / "classes.txt").read_text().split() == ["red", "white"]
     code = code_of(tmp_path / "out" / "podium.ipynb")
     assert "'--classes', BUNDLE / 'classes.txt'," in code and "'--metadata', DATA / 'test.csv'," in code
     assert "code/competitions/cytologia.py" in names(tmp_path / "out")
+
+
+def test_images_in_a_folder_without_a_table(trained, tmp_path):
+    more = [*of_other_classes(trained, tmp_path, list(pannuke.CLASSES)), "--competition", "pannuke", "--finder", "otsu"]
+    assert not bundle.main(flags(trained, tmp_path / "out", *more))
+    assert "'--metadata', DATA / 'test'," in code_of(tmp_path / "out" / "podium.ipynb")
+
+
+def test_other_flags_beside_check(own, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bundle.main(["--check", str(own), "--nonsense", "5"])
+    assert "unrecognized arguments: --nonsense 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "listed", "rerun", "good"),
+    [(0, False, "", True), (1, True, "", True), (1, False, "", False), (-9, True, "", False), (2, False, "", False),
+     (-9, False, "1", True)],
+)  # fmt: skip
+def test_a_failure_in_the_notebook_is_seen(made, tmp_path, code, listed, rerun, good):
+    """Its last cell, after an infer.py that left a submission and ended so."""
+    (tmp_path / "submission.csv").write_text("ID\n")
+    if listed:
+        (tmp_path / "submission_left_out.csv").write_text("Stage\n")
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads((made / "podium.ipynb").read_text())["cells"]}
+    before = f"import os\nfrom pathlib import Path\nWORKING = Path({str(tmp_path)!r})\nended = {code}\n"
+    before += "submission = WORKING / 'submission.csv'\n"
+    environment = {"PATH": "/usr/bin:/bin"} | ({"KAGGLE_IS_COMPETITION_RERUN": rerun} if rerun else {})
+    command = [sys.executable, "-c", before + cells["report"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode == 0) == good and (good or f"infer.py ended with exit code {code}" in done.stderr)
 
 
 @pytest.mark.parametrize("slug", ["short", "a" * 51, "two--hyphens", "-first", "Capital", "under_score", "no.dots"])
@@ -361,7 +443,7 @@ def test_slugs(slug):
         check_slug(slug, "--kernel_slug")
 
 
-TARGET = wheel_files.Target(["3.11", "3.12"], ["manylinux2014_x86_64"])
+TARGET = wheel_files.parse_target("3.11,3.12", "manylinux2014_x86_64")
 
 
 class Index:
@@ -387,6 +469,7 @@ class Index:
           "3.12": ["a_b-1.0-cp312-cp312-manylinux2014_x86_64.whl"]}, [], None),
         ({"3.11": ["a_b-1.0-cp310-abi3-manylinux2014_x86_64.whl"]}, [], None),
         ({}, ["a_b-1.0-py2.py3-none-any.whl"], ["a_b-1.0-py2.py3-none-any.whl"]),
+        ({"3.11": ["a_b-1.0.0-py3-none-manylinux2010_x86_64.whl"]}, [], None),
     ],
 )  # fmt: skip
 def test_wheels_for_other_pythons(tmp_path, monkeypatch, served, built, got):
@@ -406,6 +489,8 @@ def test_wheels_for_other_pythons(tmp_path, monkeypatch, served, built, got):
         ({"3.11": ["odd.whl"]}, []),
         ({"3.11": ["a_b-1.0-cp312-abi3-manylinux2014_x86_64.whl"]}, []),  # for 3.12 and later
         ({"3.11": ["a_b-1.0-py3-none-win_amd64.whl"]}, []),
+        ({"3.11": ["a_b-1.0-py3-none-manylinux_2_28_x86_64.whl"]}, []),  # newer than the machine
+        ({"3.11": ["a_b-1.0-cp311-cp311d-manylinux2014_x86_64.whl"]}, []),
     ],
 )
 def test_wheels_that_cannot_be_had(tmp_path, monkeypatch, served, built):
@@ -420,10 +505,16 @@ def test_wheels_of_a_folder(tmp_path):
         wheel_files.gather(["a==1"], TARGET, tmp_path / "ready", tmp_path / "wheels", download=False)
 
 
-@pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==2; extra", "-r other.txt", "numpy==2 scipy==1"])
+@pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==two", "numpy==2; extra", "-r other.txt"])
 def test_lists_of_wheels_have_exact_versions(tmp_path, line):
     (tmp_path / "list.txt").write_text(f"# first\n\na==1.0  # why\n{line}\n")
     with pytest.raises(UserError, match=r"list.txt line 4: '.*' is not name==version"):
+        wheel_files.read_pins(tmp_path / "list.txt")
+
+
+def test_a_list_of_wheels_that_is_no_text(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match="--wheel_list .*list.txt is not a text file"):
         wheel_files.read_pins(tmp_path / "list.txt")
 
 

@@ -25,6 +25,13 @@ def test_requirements():
         check.installed("no-such-package-of-podium>=1")
 
 
+def test_a_machine_without_any_package(monkeypatch):
+    """Not even the one that compares versions."""
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    with pytest.raises(UserError, match="is not installed; pip install -r requirements.txt"):
+        check.installed("no-such-package-of-podium>=1")
+
+
 def test_everything_is_checked():
     names = [name for name, _ in check.checks()]
     assert len(set(names)) == len(names)

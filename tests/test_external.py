@@ -233,6 +233,18 @@ def by_ftp(handler: Handler, body: bytes, attempt: int) -> None:
     handler.answer(302, Location="ftp://127.0.0.1/x")
 
 
+def odd_host(handler: Handler, body: bytes, attempt: int) -> None:
+    handler.answer(302, Location="http://images..org/x")
+
+
+def odd_address(handler: Handler, body: bytes, attempt: int) -> None:
+    handler.answer(302, Location="http://[::1/x")
+
+
+def other_depth(handler: Handler, body: bytes, attempt: int) -> None:
+    handler.answer(200, tif_gz(np.zeros((40, 48), np.uint16)))
+
+
 def missing(handler: Handler, body: bytes, attempt: int) -> None:
     handler.answer(404)
 
@@ -247,6 +259,9 @@ def missing(handler: Handler, body: bytes, attempt: int) -> None:
         (cut_off, "cut off after", 3),
         (flipped_bit, "not a whole gzip file", 1),
         (other_size, r"its channels differ in size: \[\(47, 40\), \(48, 40\)\]", 1),
+        (other_depth, "its channels differ in depth: uint16, uint8", 1),
+        (odd_host, "no address to ask: .*label", 1),
+        (odd_address, "no address to ask: Invalid IPv6 URL", 1),
         (nowhere, "302", 1),
         (by_ftp, "unknown url type: ftp", 3),
     ],
@@ -383,6 +398,8 @@ def test_retry_after_may_be_a_date() -> None:
         (["--parallel", "0"], "--parallel 0 must be 1 or more"),
         (["--per_second", "0"], "--per_second 0.0 must be a number above 0"),
         (["--timeout", "nan"], "--timeout nan must be"),
+        (["--timeout", "1e12"], "--timeout 1000000000000.0 must be a number above 0 and below 86400"),
+        (["--host", "https://[::1"], "--host: https://.* is not an address: Invalid IPv6 URL"),
         (["--retries", "-1"], "--retries -1 must be 0 or more"),
         (["--host", "ftp://x"], "--host: ftp://x/77/1_A1_1 is not an address that begins with http"),
         (["--host", "file:///etc"], "--host: file:///etc/77/1_A1_1 is not an address"),
