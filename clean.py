@@ -22,6 +22,7 @@ in its source's cluster, so that makefolds.py --groups keeps the two in one fold
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     competition = competitions.get(args.competition, args.classes)
     rows, cells = read(args, competition)
     groups = own_groups(args.groups, rows["ImageID"]) if args.groups else None
-    out = Path(args.out_dir)
+    out, failed = Path(args.out_dir), []
+    refuse_own_files(args, out)
     with sole_writer(out):
         remove_leftovers(out / "images")
         noisy = cells.index[noisy_boxes(cells)]
@@ -75,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         kept = kept[~kept["ImageID"].isin(wrong_images(args, competition, rows, cells, out))]
         sources = kept["ImageID"] if groups is None else groups["ID"][groups["Keep"] == 1]
         sources = cells[cells["ImageID"].isin(kept["ImageID"]) & cells["ImageID"].isin(sources)]
-        made = pd.DataFrame(backgrounds(sources, args, competition, out / "images"), columns=["Source", *rows])
+        new = backgrounds(sources, args, competition, out / "images", failed)
+        made = pd.DataFrame(new, columns=["Source", *rows])
+        for path in set((out / "images").glob(f"{PREFIX}*.png")) - {out / "images" / name for name in made["ImageID"]}:
+            path.unlink()  # of a run that made others
         link_images(args.root_dir, kept["ImageID"].unique(), competition, out / "images")
         if groups is not None:
             write_table(with_backgrounds(groups, kept["ImageID"], made), out / "duplicates.csv")
@@ -83,6 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         write_table(table.rename(columns={"ImageID": competition.ID_COLUMN}), out / "train.csv")
     lost = rows["ImageID"].nunique() - kept["ImageID"].nunique()
     say(f"{out}: {len(noisy)} noisy boxes and {lost} images out, {len(made)} images without cells in")
+    if failed:
+        say(f"no image without cells was made of: {'; '.join(failed)}", sys.stderr)
+    return 1 if failed else None
+
+
+def refuse_own_files(args: argparse.Namespace, out: Path) -> None:
+    """UserError where --out_dir holds files of the user's that would be written over."""
+    for flag, name in (("metadata", "train.csv"), ("groups", "duplicates.csv")):
+        given = getattr(args, flag)
+        if given and (out / name).exists() and (out / name).samefile(given):
+            raise UserError(f"--out_dir {out} holds --{flag} {given}, which would be lost; choose another folder")
+    for path in (out / "images").glob("*"):
+        if not path.is_symlink() and not path.name.startswith((PREFIX, ".")):
+            raise UserError(f"--out_dir {out}: {path} is no link that clean.py made; choose another folder")
 
 
 def read(args: argparse.Namespace, competition: Competition) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,9 +151,10 @@ def wrong_images(
 
 
 def backgrounds(
-    cells: pd.DataFrame, args: argparse.Namespace, competition: Competition, folder: Path
+    cells: pd.DataFrame, args: argparse.Namespace, competition: Competition, folder: Path, failed: list[str]
 ) -> Iterator[tuple]:
     """Make --backgrounds images without cells; of each the image that it was made from, and its row of the table.
+    `failed` gets what is said of images that cannot be read.
 
     Which images these are hardly changes when others are left out: each has its own place in the draw.
     """
@@ -145,7 +165,12 @@ def backgrounds(
         if made == args.backgrounds:
             return
         boxes, generator = own[name].to_numpy(float), rng(args.seed, "fill", name)
-        empty = remove_cells(to_uint8(competition.read_image(args.root_dir, name)), boxes, generator)
+        try:
+            image = competition.read_image(args.root_dir, name)
+        except competition.ImageError as error:
+            failed.append(str(error))
+            continue
+        empty = remove_cells(to_uint8(image), boxes, generator)
         if empty is None:
             continue
         write_image_png(folder / f"{PREFIX}{name}.png", empty)

@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     workers = count_workers(args.workers)
     images = read_images(args)
     out = Path(args.out)
+    for path in args.metadata:
+        if out.exists() and out.samefile(path):
+            raise UserError(f"--out {out} is a --metadata table, which would be written over; choose another name")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; the name of a table is right")
     with sole_writer(out.parent):
         hashes, failed = hash_all(images, args.competition, out.with_name(f"{out.stem}_hashes.csv"), workers)
         table = cluster(images, hashes, args.distance)

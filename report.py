@@ -60,7 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--per_class", type=positive, default=6, help="cells of each class; default: 6")
     parser.add_argument("--limit", type=positive, default=24, help="cells of each kind of error; default: 24")
     parser.add_argument("--size", type=positive, default=160, help="pixels of a cell; default: 160")
-    parser.add_argument("--max_mb", type=float, default=5, help="the page is smaller: cells get coarser; default: 5")
+    parser.add_argument("--max_mb", type=float, default=5, help="to be smaller than this cells get coarser; default: 5")
     return parser
 
 
@@ -71,14 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for flag in ("cell_meta_csv_path", "probabilities", "crop_dir", "ensemble", "truth", "root_dir"):
         if getattr(args, flag) is not None:
             existing(getattr(args, flag), f"--{flag}")
-    if not args.max_mb > 0:
-        raise UserError(f"--max_mb {args.max_mb} must be above 0")
+    if not 0 < args.max_mb < float("inf"):
+        raise UserError(f"--max_mb {args.max_mb} must be a number above 0")
+    if not results.root.is_dir():
+        raise UserError(f"{results.root} is a file; the folder of a run is right")
+    if args.names and not args.submission:
+        raise UserError("--names goes with --submission, whose names they are")
     report = Report(args, results)
     text = report.write()
     path = Path(args.out_path or results.root / "report.html")
     with sole_writer(path.parent), atomic(path) as temporary:
         temporary.write_bytes(text)
-    say(f"{path}: {len(text) / 1e6:.1f} MB")
+    more = f", more than --max_mb {args.max_mb:g}: fewer cells make it smaller (--per_class, --limit)"
+    say(f"{path}: {len(text) / 1e6:.1f} MB{more if len(text) > args.max_mb * 1e6 else ''}")
     if report.skipped:
         say(f"not shown: {some(dict.fromkeys(report.skipped), 8)}")
     return 1 if report.skipped else None
@@ -141,7 +146,8 @@ class Report:
         args = self.args
         self.shown = cells_to_show(args, self.results, self.competition)
         if self.shown is None:
-            return absent(gallery.TITLE, "No cells table of segment.py is in this folder.")
+            return absent(gallery.TITLE, "No cells table of segment.py, or none with the images of the probabilities, "
+                "is in this folder; --cell_meta_csv_path names one.")  # fmt: skip
         most = args.max_mb * 1e6 * SHARE / BASE64 / gallery.planned(self.shown, args.per_class, args.limit)
         store = find_store(args.crop_dir, self.results, self.shown.cells)
         thumbs = Thumbs(self.competition, store, args.root_dir, args.size, int(most))
@@ -151,10 +157,11 @@ class Report:
 
     def ensemble(self) -> Html:
         """The ensemble's weights, and how much its models agree."""
-        found = (ensembles.find_config(self.results, path) for path in self.results.files["combined"])
-        config = self.args.ensemble or next(filter(None, found), None)
+        table = self.args.probabilities or next(iter(self.results.files["combined"]), None)
+        config = self.args.ensemble or (table and ensembles.find_config(self.results, Path(table)))
         if config is None:
-            return absent(ensembles.TITLE, "No ensemble CSV, and no table that one was made of, is in this folder.")
+            return absent(ensembles.TITLE, "The ensemble CSV is not in this folder; --ensemble names it." if table else
+                "No ensemble CSV, and no table that one was made of, is in this folder.")  # fmt: skip
         cells = None if self.shown is None else self.shown.cells
         return ensembles.ensemble(Path(config), self.results, cells, self.competition.CLASSES)
 

@@ -12,7 +12,8 @@
 analysis: `analysis.png` and `analysis.csv`, how many cells of each class, how uneven, how large, and the images' sizes;
 of hpa the labels of images. overlays: `overlay_<ImageID>.png`, an image with its cells (masks or boxes) in the colour
 of their top class; dropped cells grey and dashed. With --truth the true cells are dashed among them, or with --beside
-in a second picture; --truth without a cells table draws the true cells alone.
+in a second picture (of hpa their classes stand beside the found ones'); --truth without a cells table draws the true
+cells alone.
 contact_sheet: `sheet_<class>.png`, the cells of highest probability of each class, of hpa also the protein alone, and
 with --checkpoint the class activation map of that model.
 cams: `cams_<ImageID>.png`, where a model of whole images (PuzzleCAM too) sees the likeliest classes of an image.

@@ -26,6 +26,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     A reader therefore sees the old file or the new one, never a half-written one, even after kill -9 or a full disk.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; the name of a file is right")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:

@@ -22,8 +22,9 @@ from pictures.tiles import cell_tile
 COLUMNS = {4: 5, 3: 10}  # of tiles, by the crops' channels
 
 
-def contact_sheet(args: argparse.Namespace) -> None:
-    """A picture a class: its most probable cells, in falling order."""
+def contact_sheet(args: argparse.Namespace) -> int | None:
+    """A picture a class: its most probable cells, in falling order; crops that cannot be read are named at the end."""
+    failed: dict[str, None] = {}
     competition = competitions.get(args.competition, args.classes)
     what = args.cell_meta_csv_path
     cells, probs = opinion(read_cells(what), competition, args.probabilities, args.submission, what)
@@ -43,7 +44,9 @@ def contact_sheet(args: argparse.Namespace) -> None:
         if labels is not None:
             title.append(Line(f"{labels[order, index].sum()} of them true, {labels[:, index].sum()} in all", GREY))
         keys = [(cells["ImageID"].iloc[row], int(cells["CellID"].iloc[row])) for row in order]
-        crops = [store.read(*key, raw=True) for key in keys]
+        crops = [read_crop(store, key, failed) for key in keys]
+        seen = [place for place, crop in enumerate(crops) if crop is not None]
+        order, keys, crops = order[seen], [keys[place] for place in seen], [crops[place] for place in seen]
         heats = [None] * len(crops) if model is None or not crops else model.maps(crops, index)
         tiles = [
             cell_tile(resize(crop, args.size), key, probs[row, index], index, None if labels is None else labels[row],
@@ -53,3 +56,15 @@ def contact_sheet(args: argparse.Namespace) -> None:
         path = Path(args.out_path) / f"sheet_{index:02d}_{slug(competition.SHORT_NAMES[index])}.png"
         save(path, grid(tiles, COLUMNS[len(competition.CHANNELS)], title))
     say(f"{args.out_path}: {len(competition.CLASSES)} contact sheets")
+    if failed:
+        say("not shown: " + "; ".join(failed))
+    return 1 if failed else None
+
+
+def read_crop(store: Store, key: tuple[str, int], failed: dict[str, None]) -> np.ndarray | None:
+    """A cell's crop; None, and what is said of it in `failed`, where it cannot be read."""
+    try:
+        return store.read(*key, raw=True)
+    except UserError as error:
+        failed[str(error)] = None
+        return None

@@ -48,6 +48,8 @@ def read_log(path: Path) -> pd.DataFrame:
     words = others.columns[others.notna().any()]
     if len(words):
         raise UserError(f"{path}: the column {words[0]} has other values than numbers")
+    if not len(log):
+        raise UserError(f"{path}: there is no epoch")
     return log.astype(dict.fromkeys(others, float))  # a score that no epoch has
 
 
@@ -61,6 +63,8 @@ def choose_score(runs: dict[str, pd.DataFrame], wanted: str | None) -> str | Non
     known = list(dict.fromkeys(name for log in runs.values() for name in log))
     if wanted and wanted not in known:
         raise UserError(f"--score {wanted}: no log has such a column; they have {some(known, 12)}")
+    if wanted and wanted.endswith("loss"):
+        raise UserError(f"--score {wanted}: losses are drawn anyway; a score is right, the higher the better")
     return wanted or next((name for name in SCORES if name in known), None)
 
 

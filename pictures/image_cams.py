@@ -36,7 +36,11 @@ def image_cams(args: argparse.Namespace) -> None:
         raise UserError(f"--img_dir {folder} has no images; segment.py's --img_dir and in it the dataset is right")
     truth = [None] * len(images) if args.truth is None else true_classes(args.truth, images, competition)
     for image_id, labels in zip(images, truth, strict=True):
-        image = read_image_png(folder / f"{safe_name(image_id, '--images')}.png")
+        path = folder / f"{safe_name(image_id, '--images')}.png"
+        image = read_image_png(path)
+        if image.shape != (len(image), len(image), len(competition.CHANNELS)):
+            raise UserError(f"{path} is no square of {len(competition.CHANNELS)} channels; segment.py's --img_dir and "
+                "in it the dataset is right")  # fmt: skip
         probs = model.probabilities(image)
         top = np.argsort(-probs, kind="stable")[: args.top]
         views = cell_views(resize(image, args.size))

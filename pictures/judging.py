@@ -103,10 +103,19 @@ def pair_cells(
     return partners, overlaps
 
 
+def without_finds(cells: pd.DataFrame, truth: Truth) -> str:
+    """Says how many true cells are in images without any find, which `overlooked` leaves out; empty where none is."""
+    if truth.table is None:
+        return ""
+    lost = truth.table[truth.table["_true"] & ~truth.table["ImageID"].isin(cells["ImageID"])]
+    images = lost["ImageID"].nunique()
+    return f"{len(lost):,} true cells of {images:,} images without any find are not counted" if images else ""
+
+
 def overlap(cells: pd.DataFrame, rows: Sequence[int], truth: pd.DataFrame, others: Sequence[int]) -> np.ndarray:
     """The IoU of cells and true cells of one image, (rows, others): of masks where all are masks, else of boxes."""
     if (cells["PredictionString"].iloc[rows] != "").all() and (truth["PredictionString"].iloc[others] != "").all():
-        return coco.iou(_masks(cells, rows), _masks(truth, others), [0] * len(others))
+        return _mask_iou(cells, rows, truth, others)
     boxes, true = (table[BOX].to_numpy(float)[own] for table, own in ((cells, rows), (truth, others)))
     return box_iou(boxes[:, None], true)
 
@@ -118,10 +127,20 @@ def match_cells(cells: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, n
     for image_id, rows in cells.groupby("ImageID", sort=False).indices.items():
         others = true_rows.get(image_id, [])
         if len(others):
-            iou = coco.iou(_masks(cells, rows), _masks(truth, others), [0] * len(others))
+            iou = _mask_iou(cells, rows, truth, others)
             partners[rows] = truth.index[others[iou.argmax(axis=1)]]
             overlaps[rows] = iou.max(axis=1)
     return partners, overlaps
+
+
+def _mask_iou(cells: pd.DataFrame, rows: Sequence[int], truth: pd.DataFrame, others: Sequence[int]) -> np.ndarray:
+    sizes = [tuple(map(int, table[["ImageWidth", "ImageHeight"]].iloc[own[0]]))
+             for table, own in ((cells, rows), (truth, others))]  # fmt: skip
+    if sizes[0] != sizes[1]:
+        found, true = (f"{width} x {height}" for width, height in sizes)
+        image = cells["ImageID"].iloc[rows[0]]
+        raise UserError(f"--truth: image {image} has {true} pixels, but {found} in the cells table")
+    return coco.iou(_masks(cells, rows), _masks(truth, others), [0] * len(others))
 
 
 def _masks(table: pd.DataFrame, rows: Sequence[int]) -> list[dict]:

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.say import say
 from pictures.composite import picture_of
 from pictures.drawing import GREY, RIGHT, Line
-from pictures.judging import Truth, describe, misses_of, read_truth
+from pictures.judging import Truth, describe, misses_of, read_truth, without_finds
 from pictures.marks import confidence
 from pictures.opinions import opinion
 from pictures.output import save
@@ -31,8 +31,12 @@ TITLES = {
 }
 
 
-def misses(args: argparse.Namespace) -> None:
-    """The cells most confidently wrong, those that are none, and the true cells with the least confidence."""
+def misses(args: argparse.Namespace) -> int | None:
+    """The cells most confidently wrong, those that are none, and the true cells with the least confidence.
+
+    Images that cannot be read are named at the end.
+    """
+    failed: dict[str, str] = {}
     competition = competitions.get(args.competition, args.classes)
     what = args.cell_meta_csv_path
     cells, probs = opinion(read_cells(what), competition, args.probabilities, args.submission, what)
@@ -48,18 +52,29 @@ def misses(args: argparse.Namespace) -> None:
             worst = found[found["Kind"] == kind].head(args.limit)
             note = "white: the cell as found" + (TRUE_NOTE if truth.table is not None else "")
             lines = [Line(TITLES[kind]), Line(f"{note}; the worst {len(worst)} of {len(table)}", GREY)]
-            tiles = miss_tiles(worst, cells, truth, competition, args)
+            tiles = miss_tiles(worst, cells, truth, competition, args, failed)
             save(Path(args.out_path) / f"misses_{kind}.png", grid(tiles, COLUMNS, lines))
     counts = ", ".join(f"{len(table)} {kind}" for kind, table in tables.items())
     say(f"{args.out_path}: of {len(cells)} cells {counts}; the worst as pictures, all in misses.csv")
+    if unseen := without_finds(cells, truth):
+        say(unseen)
+    if failed:
+        say("not drawn: " + "; ".join(failed.values()))
+    return 1 if failed else None
 
 
 def miss_tiles(worst: pd.DataFrame, cells: pd.DataFrame, truth: Truth, competition: ModuleType,
-               args: argparse.Namespace) -> list[np.ndarray]:  # fmt: skip
-    """A tile for each row of misses.csv: the cell in its surroundings; each image is read once."""
+               args: argparse.Namespace, failed: dict[str, str]) -> list[np.ndarray]:  # fmt: skip
+    """A tile for each row of misses.csv: the cell in its surroundings; each image is read once. `failed` gets what is
+    said of images that cannot be read, by ImageID; their cells have no tile.
+    """
     tiles = {}
     for image_id, group in worst.groupby("ImageID", sort=False):
-        picture = picture_of(competition.read_image(args.root_dir, image_id))
+        try:
+            picture = picture_of(competition.read_image(args.root_dir, image_id))
+        except competition.ImageError as error:
+            failed[image_id] = str(error)
+            continue
         for row in group.itertuples():
             pair = [
                 row_of(table, (image_id, cell)) if cell else None
@@ -69,7 +84,7 @@ def miss_tiles(worst: pd.DataFrame, cells: pd.DataFrame, truth: Truth, competiti
             view = around(boxes, MARGIN, args.size)
             marks = [None if own is None else place(own, picture.shape[:2], view) for own in pair]
             tiles[row.Index] = miss_tile(picture, view, *marks, miss_lines(row, competition))
-    return [tiles[index] for index in worst.index]
+    return [tiles[index] for index in worst.index if index in tiles]
 
 
 def row_of(table: pd.DataFrame, key: tuple[str, int]) -> tuple:

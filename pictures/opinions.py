@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from cells.table import KEY, match_rows, read_probabilities
+from cells.table import KEY, match_rows, read_probabilities, typed
 from cells.triples import parse_triples, read_rows
 from common.errors import UserError
 
@@ -36,13 +36,13 @@ def opinion(
 
 def scores_of(cells: pd.DataFrame) -> np.ndarray:
     """The finder's confidence in each cell, (N,); 1 where the table has none."""
-    return cells["score"].to_numpy(float) if "score" in cells else np.ones(len(cells))
+    return typed(cells["score"], float, "the cells table").to_numpy() if "score" in cells else np.ones(len(cells))
 
 
 def finder_opinion(cells: pd.DataFrame, competition: ModuleType, what: str) -> np.ndarray | None:
     """The cells' scores in the column of their Label and 0 elsewhere, (N, C).
 
-    None where the table has no Label, or none but 0 although there are several classes: a finder of one kind of cell.
+    None where the table has no Label, or only empty ones: a finder of one kind of cell.
     """
     if not competition.CELL_LABELS or "Label" not in cells:
         return None
@@ -54,7 +54,7 @@ def finder_opinion(cells: pd.DataFrame, competition: ModuleType, what: str) -> n
             f"{what}: Label {cells['Label'][bad].iloc[0]} of {cells['Image'][bad].iloc[0]} is no class index "
             f"0 to {len(competition.CLASSES) - 1}; --classes names other classes"
         )
-    if len(cells) and not labels[known].any() and len(competition.CLASSES) > 1:
+    if len(cells) and not known.any():
         return None
     probs = np.zeros((len(cells), len(competition.CLASSES)))
     probs[known, labels[known].astype(int)] = scores_of(cells)[known]

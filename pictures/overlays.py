@@ -45,7 +45,14 @@ class Shown:
             every = competition.read_cells(existing(args.truth, "--truth"), root=args.root_dir)
         else:
             raise UserError("overlays needs --cell_meta_csv_path; of competitions whose cells have labels, or --truth")
+        if self.beside and not (args.truth and competition.CELL_LABELS and args.cell_meta_csv_path):
+            raise UserError("--beside is for found cells and --truth of competitions whose cells have labels")
+        if args.score_threshold and "score" not in every:
+            raise UserError(f"--score_threshold: {args.cell_meta_csv_path or args.truth} has no column score")
         self.images = choose_images(args, every)
+        if not every["ImageID"].isin(self.images).any():
+            where = args.cell_meta_csv_path or args.truth
+            raise UserError(f"{where} has no cell of the images {some(self.images)}; --metadata of its images is right")
         every = every[every["ImageID"].isin(self.images)].reset_index(drop=True)
         keep = every["keep"] != 0 if "keep" in every else pd.Series(True, every.index)
         self.dropped, kept = every[~keep], every[keep].reset_index(drop=True)
@@ -55,6 +62,10 @@ class Shown:
             return
         what = args.cell_meta_csv_path
         cells, self.probs = opinion(kept, competition, args.probabilities, args.submission, what)
+        lacking = kept["ImageID"][~kept["ImageID"].isin(cells["ImageID"])].unique()
+        if len(lacking):
+            raise UserError(f"{args.probabilities or args.submission} lacks the image {some(lacking)}; --images names "
+                "others")  # fmt: skip
         sure = scores_of(cells) >= args.score_threshold
         self.cells = cells[sure].reset_index(drop=True)
         self.probs = None if self.probs is None else self.probs[sure]

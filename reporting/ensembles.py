@@ -12,8 +12,9 @@ from reporting.html import Html, folded, join, number, section, table, tag
 
 TITLE = "Ensemble"
 NOTE = (
-    "What each model counts, within its kind (cell or image), and how much alike two models' opinions are: Pearson's "
-    "correlation of their probabilities over all cells, the classes' mean. Those that agree less have more to add."
+    "What each model counts by {name}, within its kind (cell or image), and how much alike two models' opinions are: "
+    "Pearson's correlation of their probabilities over all cells, the classes' mean. Those that agree less have more "
+    "to add."
 )
 BESIDE = 6  # models whose correlations have room beside their weights
 
@@ -38,7 +39,8 @@ def ensemble(config: Path, results: Results, cells: pd.DataFrame | None, classes
         return section(TITLE, "One model has nothing to be compared with.", weights)
     alike = correlations([values_of(own, cells, classes, rank=False) for own in opinions])
     beside = "two" if len(opinions) <= BESIDE else None
-    return section(TITLE, NOTE, tag("div", weights, correlation_table(names, alike), class_=beside))
+    note = NOTE.format(name=config.name)
+    return section(TITLE, note, tag("div", weights, correlation_table(names, alike), class_=beside))
 
 
 def weight_table(names: Sequence[str], opinions: Sequence[Opinion], classes: Sequence[str]) -> Html:

@@ -39,7 +39,7 @@ class Results:
     """The files of a results folder by kind (`NAMES`), each list from the outermost folders inwards, then by name."""
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root = root = root.resolve()  # so that every file has the folders of a run above it
         self.files: dict[str, list[Path]] = {kind: [] for kind in NAMES}
         self.stores: dict[Path, list[str]] = {}  # folders of crops -> the names of their shards
         for folder, below, names in os.walk(root):
@@ -48,6 +48,7 @@ class Results:
         for paths in self.files.values():
             paths.sort(key=lambda path: (len(path.parts), path))
         self.runs = [self._run(path) for path in self.files["log"] if (path.parent / "settings.json").is_file()]
+        self.files["score"] = [path for path in self.files["score"] if "Class" in header(path)]
         self.files["combined"] = [path for path in self.files["combined"] if KEY[1] in header(path)]
         self.files["cells"] = [path for path in self.files["cells"] if {*KEY, "PredictionString"} <= set(header(path))]
         self.files["folds"] = [path for path in self.files["folds"] if {"ID", "Fold"} <= set(header(path))]
@@ -78,7 +79,8 @@ class Results:
 
     def setting(self, name: str) -> str | None:
         """What all runs have as the flag `name`; None without runs. UserError when they differ."""
-        values = {run.settings.get(name) for run in self.runs}
+        given = [run.settings.get(name) for run in self.runs]
+        values = {None if own is None else str(own) for own in given}
         if len(values) > 1:
             raise UserError(f"the runs in {self.root} have --{name} {some(sorted(map(str, values)))}; give one of them")
         return values.pop() if values else None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pictures.judging import Truth, misses_of
+from pictures.judging import Truth, misses_of, without_finds
 from pictures.marks import confidence, top_classes
 from pictures.misses import TITLES
 from pictures.opinions import scores_of
@@ -135,6 +135,8 @@ def worst(shown: Shown, thumbs: Thumbs, kind: str, table: pd.DataFrame, limit: i
     text = f"{HINTS[kind]} The worst {len(seen)} of {len(table):,}."
     if len(lost):
         text += f" {len(lost):,} were not found" + ("." if thumbs.root else "; --root_dir shows them.")
+    if kind == "overlooked" and (uncounted := without_finds(shown.cells, shown.truth)):
+        text += f" {uncounted}."
     unseen = seen["True"][seen["Cell"] < 0]
     pictures = thumbs.missed(list(shown.truth.table.iloc[unseen.astype(int)].itertuples())) if len(unseen) else {}
     made = [miss_card(shown, thumbs, pictures, *row[:3]) for row in seen.itertuples(index=False, name=None)]

@@ -24,8 +24,10 @@ def made_of(results: Results) -> Html:
     if results.runs:
         parts.append(folded("All settings of the runs", settings_table(results.runs)))
     parts.append(folded("Files", files_table(results)))
-    note = "Weights that later stages read, by the first digits of their SHA-256." if results.runs else \
-        "No training run is in this folder."  # fmt: skip
+    note = "No training run is in this folder."
+    if results.runs:
+        note = ("Weights by the first digits of their SHA-256: those that were predicted with; of other runs, such as "
+            "finders, the best epoch's and, where there is one, the mean swa.pth.")  # fmt: skip
     return section(TITLE, note, *parts, *left_out(results))
 
 
@@ -53,10 +55,12 @@ def text(content: Any, name: str = "td") -> Html:
 
 
 def weights_of(results: Results, run: Run) -> tuple:
-    """The checkpoints that were predicted with, else the best one: names, size in MB of the first, its digest."""
+    """The checkpoints that were predicted with, else the best one and the mean (which of these a finder's --weights
+    were is not known here): names, size in MB of the first, digests.
+    """
     used = {path.parent.parent.name.removeprefix("epoch_") for path in results.files["raw"]
             if path.parents[2].name == run.fold and path.parents[3].name == run.name}  # fmt: skip
-    paths = [run.path / f"{epoch}.pth" for epoch in sorted(used)] or [run.path / "best.pth"]
+    paths = [run.path / f"{epoch}.pth" for epoch in sorted(used)] or [run.path / "best.pth", run.path / "swa.pth"]
     paths = [path for path in paths if path.is_file()]
     if not paths:
         return text("not here"), "–", text("–")

@@ -13,6 +13,7 @@ from reporting.html import Html, folded, join, section, table, tag
 from reporting.times import Command, Spent, spent
 
 TITLE = "Pipeline"
+ONCE = "Submit", "ensemble.py"  # whose time "Combine" has
 
 
 Made = tuple[str, Sequence[str]]  # how much a stage made, and of what, in lines
@@ -45,7 +46,7 @@ def stages(
         ("Score", "evaluate.py", (f"{score[1]:.4f}", [score[0]]) if score else None),
     ]
     return [
-        Stage(title, script, *what, spent(results, commands, script) if title != "Submit" else None)
+        Stage(title, script, *what, None if (title, script) == ONCE else spent(results, commands, script))
         for title, script, what in made
         if what
     ]
@@ -83,7 +84,7 @@ def cells_made(results: Results) -> Made | None:
 
 def folds_made(results: Results) -> Made | None:
     """How many folds of how many images."""
-    tables = {path.parent.name: columns(path, ["Fold"]) for path in results.files["folds"]}
+    tables = {results.name(path.parent): columns(path, ["Fold"]) for path in results.files["folds"]}
     parts = [f"{name}: {plural(len(own), 'image')}" for name, own in tables.items()]
     return (plural(sum(own["Fold"].nunique() for own in tables.values()), "fold"), parts) if parts else None
 
@@ -99,7 +100,7 @@ def predictions_made(results: Results) -> Made | None:
     """How many views were predicted, and with how many networks."""
     paths = results.files["raw"]
     views = {path.parent.name.rpartition("_")[0] for path in paths}
-    networks = {path.parents[1] for path in paths}
+    networks = {path.parents[2] for path in paths}
     details = f"{plural(len(networks), 'network')}, {plural(len(views), 'view')}"
     return (plural(len(paths), "prediction"), [details]) if paths else None
 

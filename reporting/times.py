@@ -8,6 +8,8 @@ from typing import NamedTuple
 from common.errors import UserError
 from reporting.folder import Results, Run
 
+LATEST = 2**33  # seconds since 1970, the year 2242
+
 
 class Command(NamedTuple):
     """A command of the recipe: when it began (seconds since 1970), how long it took, its exit code, its words."""
@@ -33,8 +35,10 @@ def read_commands(path: Path) -> list[Command]:
             entry = json.loads(line)
             first, *others = map(str, entry["command"])
             numbers = float(entry["began"]), float(entry["seconds"]), int(entry["code"])
+            if not (0 <= numbers[0] < LATEST and 0 <= numbers[1] < LATEST):
+                raise ValueError
             commands.append(Command(*numbers, [first, *others]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path} line {row} is not a command with its time; remove the line") from error
     return sorted(commands, key=lambda command: command.began)
 

@@ -64,8 +64,34 @@ def test_noise_out_backgrounds_in(data, capsys):
 
     pixels = {name: (folder / name).read_bytes() for name in made["NAME"]}
     clean.main(flags(data, "--backgrounds", "5"))  # again: the same images but for duplicates
-    again = {name: (folder / name).read_bytes() for name in pixels}
-    assert again == pixels
+    again = pd.read_csv(data / "clean" / "train.csv")["NAME"]
+    assert {path.name for path in folder.glob("background_*")} == {name for name in again if "background" in name}
+    both = [name for name in pixels if (folder / name).exists()]
+    assert len(both) > 2 and all((folder / name).read_bytes() == pixels[name] for name in both)
+
+
+def test_own_files_are_not_written_over(data):
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    own = flags(data, "--backgrounds", "1")
+    own[own.index("--out_dir") + 1] = str(data)
+    with pytest.raises(UserError, match="--out_dir .* holds --metadata .*train.csv, which would be lost"):
+        clean.main(own)
+    (data / "own.csv").write_bytes((data / "train.csv").read_bytes())
+    (data / "train.csv").unlink()
+    own[own.index("--metadata") + 1] = str(data / "own.csv")
+    with pytest.raises(UserError, match=r"--out_dir .*png is no link that clean.py made; choose another folder"):
+        clean.main(own)
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name != "train.csv")
+
+
+def test_a_broken_image_makes_no_background_and_the_rest_goes_on(data, capsys):
+    broken = data / "images" / "3.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert clean.main(flags(data, "--backgrounds", "7")) == 1
+    assert "no image without cells was made of: " in (said := capsys.readouterr().err) and "3.png" in said
+    made = pd.read_csv(data / "clean" / "train.csv")["NAME"].str.startswith("background_").sum()
+    assert made == 7 == len(list((data / "clean" / "images").glob("background_*")))
 
 
 def test_folds_keep_a_background_with_its_source(data, capsys):

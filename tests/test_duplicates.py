@@ -197,6 +197,15 @@ def test_bad_flags_are_refused(images: Path, more: list[str], message: str) -> N
     assert not (images / "duplicates.csv").exists()
 
 
+def test_tables_of_images_are_not_written_over(images: Path) -> None:
+    before = (images / "train.csv").read_bytes()
+    with pytest.raises(UserError, match="--out .*train.csv is a --metadata table, which would be written over"):
+        findduplicates.main([*flags(images), "--out", str(images / "train.csv")])
+    assert (images / "train.csv").read_bytes() == before
+    with pytest.raises(UserError, match="--out .* is a folder; the name of a table is right"):
+        findduplicates.main([*flags(images), "--out", str(images)])
+
+
 def test_groups_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "groups.csv"
     for text, message in {

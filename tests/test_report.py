@@ -186,6 +186,9 @@ def test_a_time_that_cannot_be_noted_stops_nothing(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("line", [
     "{", "[]", "null", '{"began": 1, "seconds": 2, "code": 0, "command": []}',
     '{"began": 1, "seconds": "x", "code": 0, "command": ["a"]}',
+    '{"began": 1e30, "seconds": 2, "code": 0, "command": ["a"]}',
+    '{"began": 1, "seconds": NaN, "code": 0, "command": ["a"]}',
+    '{"began": 1, "seconds": 2, "code": 1e400, "command": ["a"]}',
 ])  # fmt: skip
 def test_a_damaged_line_of_times_is_named(tmp_path, line):
     path = tmp_path / "times.jsonl"
@@ -467,7 +470,7 @@ def test_without_crops_there_are_no_pictures(tmp_path):
     page = read_page(out)
     assert not page.of("img") and f"cell 1, {IDS[0]}" in page.words
     assert "No crop store here has these cells; --crop_dir names one." in page.words
-    with pytest.raises(UserError, match="--max_mb 0.0 must be above 0"):
+    with pytest.raises(UserError, match="--max_mb 0.0 must be a number above 0"):
         report.main([str(out), "--max_mb", "0"])
 
 
@@ -501,6 +504,73 @@ def test_times_and_commands(tmp_path):
     assert ", with visualize.py 1m01s" in page.words and "3 commands" in page.words
     commands = [word.removesuffix(" <i>") for word in page.words if word.endswith(" <i>")]
     assert commands == ["segment.py", "train.py", "visualize.py"]
+
+
+def test_the_time_of_submit_counts(tmp_path):
+    out = make_hpa_results(tmp_path / "out")
+    lines = [{"began": 1, "seconds": took, "code": 0, "command": [name]}
+             for name, took in (("segment.py", 100.0), ("submit.py", 7200.0))]  # fmt: skip
+    (out / "times.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert ("2h01m40s", "7300.0") in read_page(out, "--per_class", "1").numbers  # beside ensemble.py: one more command
+    (out / "ensemble_mix.csv").unlink()
+    page = read_page(out, "--per_class", "1", "--cell_meta_csv_path", str(out / "meta" / "sample_submission_cell.csv"))
+    assert {("2h00m00s", "7200.0"), ("2h01m40s", "7300.0")} <= set(page.numbers)
+
+
+def test_networks_and_splits_are_counted(tmp_path):
+    out = make_hpa_results(tmp_path / "out")
+    for epoch in ("006", "007"):
+        (out / f"submissions/Cell/fold0/epoch_{epoch}/default_seed0").mkdir(parents=True)
+        (out / f"submissions/Cell/fold0/epoch_{epoch}/default_seed0/prob_test.npz").write_bytes(b"")
+    folds = pd.DataFrame({"ID": ["x", "y"], "Label": "0", "Fold": [0, 1]})
+    write_table(folds, out / "other" / "folds3" / "images.csv")
+    page = read_page(out, "--per_class", "1")
+    assert "1 network, 1 view" in page.words and "5 folds" in page.words
+    assert "cv_folds/folds3: 3 images" in page.words and "other/folds3: 2 images" in page.words
+
+
+def test_the_ensemble_is_that_of_the_cells_shown(tmp_path):
+    out = make_hpa_results(tmp_path / "out")
+    write_table(pd.read_csv(out / "ensemble_mix.csv"), out / "ensemble_elsewhere.csv")
+    page = read_page(out, "--per_class", "1")
+    assert "The ensemble CSV is not in this folder; --ensemble names it." in page.words
+    page = read_page(out, "--per_class", "1", "--probabilities", str(out / "ensemble_mix.csv"))
+    assert any(word.startswith("What each model counts by mix.csv") for word in page.words)
+
+
+def test_a_finders_mean_weights_are_listed(tmp_path):
+    make_run(tmp_path / "run/models/A/fold0", "mPQ", 3, competition="pannuke")
+    (tmp_path / "run/models/A/fold0/swa.pth").write_bytes(b"mean")
+    assert "best.pth, swa.pth" in read_page(tmp_path / "run").words
+
+
+def test_from_inside_a_run(tmp_path, monkeypatch):
+    make_run(tmp_path / "run/models/A/fold0", "mPQ", 3, competition="pannuke")
+    monkeypatch.chdir(tmp_path / "run/models/A/fold0")
+    assert not report.main([".", "--out_path", str(tmp_path / "page.html")])
+    assert "A/fold0" in Page((tmp_path / "page.html").read_text(encoding="utf-8")).words
+
+
+def test_notes_that_are_no_scores(tmp_path):
+    out = make_hpa_results(tmp_path / "out")
+    (out / "score_notes.csv").write_text("what,why\na,b\n")
+    assert "steps/image" in read_page(out, "--per_class", "1").words
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(("--max_mb", "inf"), "--max_mb inf must be a number above 0"), (("--names", "a"), "--names goes with --submiss")],
+)
+def test_flags_that_make_no_sense(hpa_results, more, message):
+    with pytest.raises(UserError, match=message):
+        report.main([str(hpa_results), *more])
+    with pytest.raises(UserError, match="submission.csv is a file; the folder of a run is right"):
+        report.main([str(hpa_results / "submission.csv"), "--competition", "hpa"])
+
+
+def test_a_page_that_stays_too_large_says_so(hpa_results, capsys):
+    report.main([str(hpa_results), "--out_path", str(hpa_results.parent / "small.html"), "--max_mb", "0.01"])
+    assert "MB, more than --max_mb 0.01: fewer cells make it smaller" in capsys.readouterr().out
 
 
 def test_predictions_of_infer(tmp_path):

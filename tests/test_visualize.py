@@ -495,6 +495,11 @@ def test_curves(data):
         visualize.main(["curves", *folders, "--names", "a", "a", "--out_path", str(data.out)])
     with pytest.raises(UserError, match="does not exist"):
         visualize.main(["curves", str(data.work / "none"), "--out_path", str(data.out)])
+    with pytest.raises(UserError, match="--score valid_loss: losses are drawn anyway"):
+        visualize.main(["curves", *folders, "--score", "valid_loss", "--out_path", str(data.out)])
+    write_table(log[:0], data.work / "a" / "fold0" / "log.csv")
+    with pytest.raises(UserError, match="log.csv: there is no epoch"):
+        visualize.main(["curves", *folders, "--out_path", str(data.out)])
 
 
 # ---- bad input
@@ -511,6 +516,8 @@ def test_curves(data):
         ("contact_sheet", (), "contact_sheet needs --probabilities or --submission"),
         ("contact_sheet", ("--probabilities", "probs.csv", "--crop_dir", "nowhere"), "--crop_dir does not exist"),
         ("misses", (), "misses needs --probabilities or --submission"),
+        ("overlays", ("--beside",), "--beside is for found cells and --truth of competitions whose cells have labels"),
+        ("overlays", ("--score_threshold", "0.5"), "--score_threshold: .*cells.csv has no column score"),
     ],
 )
 def test_bad_flags(data, mode, more, message):
@@ -532,6 +539,45 @@ def test_help_shows_the_modes(capsys):
     assert done.value.code == 0
     text = capsys.readouterr().out
     assert all(mode in text for mode in visualize.MODES)
+
+
+def test_overlays_of_images_that_the_tables_lack(data):
+    table = pd.read_csv(data.work / "probs.csv")
+    write_table(table[table["ImageID"] == "one"], data.work / "probs.csv")
+    with pytest.raises(UserError, match="probs.csv lacks the image zwei ü; --images names others"):
+        visualize.main(flags(data, "overlays", "--probabilities", "probs.csv"))
+    assert not visualize.main(flags(data, "overlays", "--probabilities", "probs.csv", "--images", "one"))
+    sample = pd.read_csv(data.work / "sample_submission.csv").assign(ID=["x", "y"])
+    write_table(sample, data.work / "sample_submission.csv")
+    with pytest.raises(UserError, match="cells.csv has no cell of the images x, y; --metadata of its images is right"):
+        visualize.main(flags(data, "overlays"))
+
+
+@pytest.mark.parametrize("mode", ["overlays", "misses"])
+def test_truth_of_images_of_another_size(data, mode):
+    write_table(pd.read_csv(data.work / "truth.csv").assign(ImageWidth=2 * SIZE), data.work / "truth.csv")
+    more = ("--probabilities", "probs.csv", *(("--truth", "truth.csv") if mode == "overlays" else ()))
+    with pytest.raises(UserError, match=f"--truth: image one has {2 * SIZE} x {SIZE} pixels, but {SIZE} x {SIZE} in"):
+        visualize.main(flags(data, mode, *more))
+    assert not data.out.exists()
+
+
+def test_images_without_any_find_are_said(data, capsys):
+    cells = pd.read_csv(data.work / "cells.csv")
+    write_table(cells[cells["ImageID"] == "one"], data.work / "cells.csv")
+    assert not visualize.main(flags(data, "misses", "--probabilities", "probs.csv", "--size", "60"))
+    assert "3 true cells of 1 images without any find are not counted" in capsys.readouterr().out
+
+
+def test_misses_and_sheets_without_what_cannot_be_read(data, capsys):
+    (data.root / "one_blue.png").unlink()
+    assert visualize.main(flags(data, "misses", "--probabilities", "probs.csv", "--size", "60")) == 1
+    assert "not drawn: " in (said := capsys.readouterr().out) and "one_blue.png is missing" in said
+    assert len(list(data.out.iterdir())) == 3
+    (data.work / "crops" / "one.zip").write_bytes(b"no zip")
+    assert visualize.main(flags(data, "contact_sheet", "--probabilities", "probs.csv", "--size", "40")) == 1
+    assert "not shown: " in (said := capsys.readouterr().out) and "one.zip is damaged" in said
+    assert len(list(data.out.glob("sheet_*.png"))) == 19
 
 
 def test_tables_that_do_not_belong_together(data):
@@ -567,7 +613,8 @@ def test_an_image_of_another_size_than_its_cells(data):
 
 
 def test_an_id_that_is_no_file_name(data):
-    sample = pd.read_csv(data.work / "sample_submission.csv").assign(ID=["../one", "b"])
+    sample = pd.read_csv(data.work / "sample_submission.csv")
+    sample.loc[0, "ID"] = "../one"
     write_table(sample, data.work / "sample_submission.csv")
     with pytest.raises(UserError, match="cannot be a file name"):
         visualize.main(flags(data, "overlays"))

@@ -221,10 +221,9 @@ def test_what_is_wrong_by_kind(data):
 def test_a_finder_of_one_kind_says_no_class(data):
     competition = competitions.get("cytologia", CLASSES)
     cells = read_cells(data.work / "cells.csv")
-    assert finder_opinion(cells.assign(Label=0), competition, "x") is None
     assert finder_opinion(cells.drop(columns="Label"), competition, "x") is None
     assert finder_opinion(cells.assign(Label=""), competition, "x") is None
-    assert finder_opinion(cells.assign(Label=0), competitions.get("cytologia", "cell"), "x").max() == 0.9
+    assert finder_opinion(cells.assign(Label=0), competition, "x")[:, 0].max() == 0.9  # all of the first class
     with pytest.raises(UserError, match=r"x: Label 5 of 0.png\+1 is no class index 0 to 2; --classes"):
         finder_opinion(cells.assign(Label=5), competition, "x")
 
@@ -249,11 +248,19 @@ def test_overlays_of_the_truth_alone_and_of_chosen_images(data):
 
 
 def test_found_cells_without_classes_show_their_scores(data):
-    write_table(read_cells(data.work / "cells.csv").assign(Label=0), data.work / "cells.csv")
+    write_table(read_cells(data.work / "cells.csv").assign(Label=""), data.work / "cells.csv")
     assert not visualize.main(flags(data, "overlays", "--truth", "train.csv", "--size", "128", "--limit", "1"))
     for mode in ("misses", "contact_sheet"):
         with pytest.raises(UserError, match=f"{mode} needs --probabilities or --submission"):
             visualize.main(flags(data, mode, "--truth", "train.csv"))
+
+
+def test_a_score_that_is_no_number(data):
+    cells = read_cells(data.work / "cells.csv").astype({"score": str})
+    cells.loc[1, "score"] = "high"
+    write_table(cells, data.work / "cells.csv")
+    with pytest.raises(UserError, match="the cells table row 3, column score: 'high' is not a finite number"):
+        visualize.main(flags(data, "overlays"))
 
 
 def test_misses_of_boxes(data):
