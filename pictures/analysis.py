@@ -39,6 +39,8 @@ def analysis(args: argparse.Namespace) -> None:
         table = class_table(competition.CLASSES, hot, cells["ImageID"], cells)
         per_image, what = cells["ImageID"].value_counts().reindex(images, fill_value=0).to_numpy(), "cells"
     else:
+        if args.root_dir:
+            raise UserError(f"--root_dir is for competitions whose cells have labels, not {args.competition}")
         labels = competition.read_labels(args.metadata)
         cells, images, hot = None, labels["ID"], competition.multi_hot(labels["Label"]) > 0
         table = class_table(competition.CLASSES, hot, images)

@@ -51,10 +51,18 @@ def place(row: NamedTuple, image: tuple[int, int], view: View) -> Mark:
         )
     if not row.PredictionString:
         return place_box((row.x1, row.y1, row.x2, row.y2), view)
-    mask = cut(decode_mask(row.PredictionString, *image), view.left, view.top, view.width, view.height)
+    mask = cut(mask_of(row, *image), view.left, view.top, view.width, view.height)
     mask = shrink_mask(mask, view.shape)
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return Mark(mask[y : y + height, x : x + width], GREY, at=(x, y))
+
+
+def mask_of(row: NamedTuple, height: int, width: int) -> np.ndarray:
+    """The mask of a row of a cells table, (height, width) bool; UserError, which names the cell, for a damaged one."""
+    try:
+        return decode_mask(row.PredictionString, height, width)
+    except UserError as error:
+        raise UserError(f"cell {row.CellID} of {row.ImageID}: {error}") from None
 
 
 def place_box(box: tuple[float, float, float, float], view: View) -> Mark:

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from cells.crops import resize
-from cells.masks import decode_mask
 from cells.store import Store
 from common.errors import UserError
 from pictures.composite import cut, picture_of, square
 from pictures.drawing import outlines
+from pictures.places import mask_of
 from reporting.html import Html, tag
 
 QUALITIES = 82, 65, 45, 25  # of JPEG: the first one that is small enough
@@ -105,7 +105,7 @@ def outline(cell: tuple, place: Square) -> Html:
         x1, y1, x2, y2 = np.clip(corners, 0.5, 99.5).round(1).tolist()
         path = f"M{x1:g} {y1:g}H{x2:g}V{y2:g}H{x1:g}Z"
     else:
-        mask = cut(decode_mask(cell.PredictionString, cell.ImageHeight, cell.ImageWidth), *place, place.side)
+        mask = cut(mask_of(cell, cell.ImageHeight, cell.ImageWidth), *place, place.side)
         path = "".join(_polygon(contour, place.side) for contour in outlines(mask))
     return tag("svg", tag("path", d=path), viewBox="0 0 100 100", class_="mark", aria_hidden="true")
 

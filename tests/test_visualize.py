@@ -612,6 +612,14 @@ def test_an_image_of_another_size_than_its_cells(data):
         visualize.main(flags(data, "overlays"))
 
 
+def test_a_damaged_mask_is_named_with_its_cell(data):
+    cells = pd.read_csv(data.work / "cells.csv")
+    cells.loc[1, "PredictionString"] = "AAAA"
+    write_table(cells, data.work / "cells.csv")
+    with pytest.raises(UserError, match="cell 2 of one: mask text AAAA is damaged"):
+        visualize.main(flags(data, "overlays"))
+
+
 def test_an_id_that_is_no_file_name(data):
     sample = pd.read_csv(data.work / "sample_submission.csv")
     sample.loc[0, "ID"] = "../one"
