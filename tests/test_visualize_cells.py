@@ -398,6 +398,8 @@ def test_analysis_of_boxes(data, capsys):
 def test_analysis_of_image_labels_and_of_no_labels(tmp_path, capsys):
     write_table(pd.DataFrame({"ID": ["a", "b"], "Label": ["0|16", "16"]}), tmp_path / "train.csv")
     argv = ["analysis", "--metadata", str(tmp_path / "train.csv"), "--out_path", str(tmp_path / "pics")]
+    with pytest.raises(UserError, match="--root_dir is for competitions whose cells have labels, not hpa"):
+        visualize.main([*argv, "--root_dir", str(tmp_path)])
     assert not visualize.main(argv)
     table = pd.read_csv(tmp_path / "pics" / "analysis.csv")
     assert table["Count"].iloc[[0, 16]].tolist() == [1, 2] and table["Count"].sum() == 3
