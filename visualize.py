@@ -1,10 +1,11 @@
-"""Look at the data and at what the models make of it: five kinds of pictures.
+"""Look at the data and at what the models make of it: six kinds of pictures.
 
     python visualize.py analysis --competition riva --metadata DATA/train.csv --root_dir DATA/images --out_path PICS
     python visualize.py overlays --metadata DATA/sample_submission.csv --root_dir DATA/test \\
         --cell_meta_csv_path META/sample_submission_cell.csv --probabilities OUT/ensemble_x.csv --out_path PICS
     python visualize.py contact_sheet --cell_meta_csv_path META/sample_submission_cell.csv --crop_dir CROPS/test \\
         --probabilities OUT/ensemble_x.csv --truth DATA/truth.csv --out_path PICS
+    python visualize.py cams --checkpoint RESULTS/models/Image_Focal/fold0/best.pth --img_dir IMGS/test --out_path PICS
     python visualize.py misses --root_dir DATA/test --cell_meta_csv_path META/sample_submission_cell.csv \\
         --probabilities OUT/ensemble_x.csv --truth DATA/truth.csv --out_path PICS
     python visualize.py curves RESULTS/models/Cell_BCE/fold0 RESULTS/models/Image_Focal/fold0 --out_path PICS

@@ -6,8 +6,8 @@
 #   bash recipes/cytologia.sh --demo                     made-up smears, small networks, no downloads
 #   DATA=path/to/cytologia bash recipes/cytologia.sh     DATA holds train.csv, train/, test.csv, test/
 #
-# Settings: OUT (folder to write), FOLDS (default "0 1 2 3"), DETECTORS and CLASSIFIERS (below), YOLOX (a file of COCO
-# weights to start from), BACKGROUNDS (images without cells to make), WORST (images that the detectors contradict most,
+# Settings: OUT (folder to write), FOLDS (default "0 1 2 3", of the demo 0), DETECTORS and CLASSIFIERS (below), YOLOX (a
+# file of COCO weights to start from, not of the demo), BACKGROUNDS (images without cells to make), WORST (images that the detectors contradict most,
 # left out of what the classifiers see), ROUNDS (1, or 2 with pseudo-labels), GPU, WORKERS. Run it again: it goes on.
 #
 # DETECTORS: NAME:SIZE:EPOCHS joined by spaces; their finds are fused. Published: "yolox_s:640:110 yolox_s:512:150".
@@ -20,10 +20,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
-FOLDS=${FOLDS:-0 1 2 3} GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
+GPU=${GPU:-0} WORKERS=${WORKERS:-$(nproc)}
 case "$*" in "" | --demo) ;; *) echo "cytologia.sh: error: $* is not known; --demo is right" >&2 && exit 2 ;; esac
 if [ "${1:-}" = --demo ]; then
-    OUT=${OUT:-demo_cytologia} FOLDS=0
+    OUT=${OUT:-demo_cytologia} FOLDS=${FOLDS:-0}
     DATA=${DATA:-$OUT/data} BACKGROUNDS=${BACKGROUNDS:-24} WORST=${WORST:-0} ROUNDS=${ROUNDS:-1}
     echo "== make images"
     python synthesize.py --competition cytologia --out_dir "$DATA" --train 240 --test 40 --seed 1 --class_balance flat --jobs $((WORKERS > 0 ? WORKERS : 1))

@@ -6,7 +6,8 @@
 #
 # Settings: OUT (folder to write), CLASSES (the cell types, joined by commas; one name where train.csv has none), FOLDS
 # (the folds of ten to hold out in turn; their networks are fused), ARCH, TILE (pixels a side of the tiles to look at; 0:
-# whole images), PRETRAINED (weights to start from, see train.py; without them a random start), GPU, WORKERS. Run it again after an interruption: every stage goes on.
+# whole images), PRETRAINED (weights to start from, see train.py; without them a random start; the demo has ImageNet's),
+# MORE (further flags of train.py), GPU, WORKERS. Run it again after an interruption: every stage goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # CPU threads that wait sleep: twice as fast beside other programs
