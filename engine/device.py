@@ -3,12 +3,23 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from common.errors import UserError
+
+
+class Autocast(MixedPrecision):
+    """Mixed precision by autocast alone: what goes into a network stays as it is, as Fabric's own would round the boxes
+    of the targets to float16, that is to half a pixel beyond 512.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def make_fabric(gpu_id: str, mixed_precision: bool, single: bool = False) -> Fabric:
@@ -23,9 +34,9 @@ def make_fabric(gpu_id: str, mixed_precision: bool, single: bool = False) -> Fab
     if not gpus:
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     strategy = "ddp" if len(gpus) > 1 else "auto"
-    precision = "16-mixed" if mixed_precision else "32-true"
     torch.set_float32_matmul_precision("high")
-    return Fabric(accelerator="cuda", devices=gpus, strategy=strategy, precision=precision)
+    how = {"plugins": [Autocast("16-mixed", "cuda")]} if mixed_precision else {"precision": "32-true"}
+    return Fabric(accelerator="cuda", devices=gpus, strategy=strategy, **how)
 
 
 def _gpus(gpu_id: str) -> list[int]:

@@ -76,6 +76,7 @@ def _tidy(files: Iterable[Path], done: bool) -> None:
 def _predict_parts(fabric, model, samples, parts, batch_size, workers, title, clock, whole) -> list[tuple]:
     """Predict and save parts while the clock allows it; (samples, seconds of waiting, of looking) of each batch."""
     todo = parts.todo()[fabric.global_rank :: fabric.world_size]
+    fabric.barrier()  # all have listed what lacks before any saves a part
     order = np.concatenate([np.arange(start, stop) for start, stop in todo]) if todo else np.arange(0)
     data = loader(samples, Batches(order, batch_size), workers, fabric.device.type == "cuda")
     stream = iter(batches_of(fabric.setup_dataloaders(data, use_distributed_sampler=False)))

@@ -125,6 +125,8 @@ def fit(
     while not run.progress.ended(plan, task.select):
         started = time.monotonic()
         _train_epoch(run)
+        for model in {run.core, run.judged}:
+            share_buffers(fabric, model)
         losses = {name: total / max(run.progress.summed, 1) for name, total in run.progress.sums.items()}
         with fabric.autocast():  # not the wrapped model: a process may have nothing to validate, and waits for none
             scores = task.validate(fabric, run.judged.eval())
@@ -155,6 +157,7 @@ def _end_average(run: Run, say: Callable[[str], None]) -> None:
             data = fabric.setup_dataloaders(loader(task.train, batches, plan.workers), use_distributed_sampler=False)
             torch.manual_seed(plan.seed)  # of dropout before a norm: the same means however often it is made
             refresh(run.swa, tqdm(batches_of(data), "average", len(batches), leave=False))
+            share_buffers(fabric, run.swa.module, mean=True)
         scores = task.validate(fabric, run.swa.module.eval())
     say(f"mean of {int(run.swa.n_averaged)} epochs' weights: {task.select} {scores[task.select]:.4f}, swa.pth")
     if fabric.global_rank == 0:
@@ -183,7 +186,10 @@ def _train_epoch(run: Run) -> None:
     )  # fmt: skip
     for images, targets, _ in bar:
         stepped = _train_batch(run, images, targets, steps)
-        if stepped and progress.step < steps and time.monotonic() - saved > plan.save_minutes * 60:
+        due = time.monotonic() - saved > plan.save_minutes * 60
+        if stepped and fabric.world_size > 1:  # clocks differ, and saving waits for all
+            due = fabric.broadcast(due)
+        if stepped and progress.step < steps and due:
             _save_state(run)
             saved = time.monotonic()
         bar.set_postfix(loss=f"{progress.sums.get('train_loss', 0) / max(progress.summed, 1):.4f}", refresh=False)
@@ -215,6 +221,8 @@ def _train_batch(run: Run, images: torch.Tensor, targets: Any, steps: int) -> bo
         _leave_out(run, f"the training loss is {loss.item()}")
         for buffer, value in zip(run.core.buffers(), before, strict=True):
             buffer.copy_(value)
+    if stepped and not finite:  # the batch whose backward would have done it is left out
+        share_gradients(fabric, run.core)
     if stepped:
         _step(run, progress.epoch - 1 + progress.step / steps)
     progress.step += 1
@@ -269,6 +277,24 @@ def _leave_out(run: Run, reason: str) -> None:
         )
 
 
+def share_gradients(fabric: Fabric, model: nn.Module) -> None:
+    """Make the gradients of all processes their mean."""
+    if fabric.world_size > 1:
+        for weight in model.parameters():
+            if weight.grad is not None:
+                weight.grad = fabric.all_reduce(weight.grad, reduce_op="mean")
+
+
+def share_buffers(fabric: Fabric, model: nn.Module, mean: bool = False) -> None:
+    """Give all processes the buffers (running means of batch norms) of the first, whose are saved, or their `mean`."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            if mean and buffer.is_floating_point():
+                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
+            else:
+                torch.distributed.broadcast(buffer, 0)
+
+
 def gather(fabric: Fabric, results: list) -> list:
     """The results of all processes in one list, in each of them."""
     if fabric.world_size == 1:
@@ -311,6 +337,7 @@ def _save_state(run: Run) -> None:
             "settings": run.plan.settings,
             "epoch": run.progress.epoch,
             "progress": vars(run.progress),
+            "processes": run.fabric.world_size,
         }
         checkpoints.save(state, run.plan.folder / "last.pth")
     run.fabric.barrier()
@@ -325,12 +352,19 @@ def _restore(run: Run) -> Progress:
     if samples and samples != run.plan.settings.get(SAMPLES):
         raise UserError(f"{path} is of a run on other samples: the cells or images that it learns from have changed "
             "since; choose another --out_dir or remove it")  # fmt: skip
+    processes = state.get("processes", run.fabric.world_size)
+    if state["progress"]["step"] and processes != run.fabric.world_size:
+        raise UserError(f"{path} is of the middle of an epoch, of which {processes} processes (GPUs) did their shares: "
+            f"until its end --gpu_id with as many is right, not {run.fabric.world_size}")  # fmt: skip
     checkpoints.load_model(run.core, state, path, "--resume")
     if run.ema:
         run.ema.load_state_dict(state["ema"])
     if run.swa:
         run.swa.load_state_dict(state["swa"])
+    for before, group in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=True):
+        if "fused" in group:  # the flag may change
+            before["fused"] = group["fused"]
     run.optimizer.optimizer.load_state_dict(state["optimizer"])
-    if not run.plan.settings.get("resetscale"):
+    if state["precision"] and not run.plan.settings.get("resetscale"):  # a run on a CPU has no scale
         run.fabric.strategy.precision.load_state_dict(state["precision"])
     return Progress(**state["progress"])

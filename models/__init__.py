@@ -1,6 +1,6 @@
-"""Networks by name. Contract: `model(images, targets)` gives a dict of losses in training, `model(images)` in evaluation
-what it predicts: classifiers {"probs"}, networks of class maps {"map"}, detectors a list of dicts, one an image, of
-"boxes", "scores", "labels" and, where `finds_masks` says so, "masks".
+"""Networks by name. Contract: `model(images, targets)` gives a dict of losses in training, and in evaluation
+`model(images)` gives what it predicts: classifiers {"probs"}, networks of class maps {"map"}, detectors a list of
+dicts, one an image, of "boxes", "scores", "labels" and, where `finds_masks` says so, "masks".
 
 `class_<timm>_dropout` is the published head on any timm network (`class_densenet121_dropout` the published network);
 `class_<timm>_cam` has activation maps for a head (PuzzleCAM); `bag_`, `pooled_` and `duo_<timm>` are trained on the

@@ -62,8 +62,11 @@ class MaskRCNN(nn.Module):
         maps = self.pyramid({str(level): maps[stride] for level, stride in enumerate(STRIDES)})
         sizes = [(height, width)] * len(images)
         targets = [to_parts(target) for target in targets] if self.training else None
-        proposals, first = self.rpn(ImageList(images, sizes), maps, targets)
-        found, second = self.roi_heads(maps, proposals, sizes, targets)
+        # Not in half precision: torchvision computes boxes in that of the heads, and float16 knows no third of a pixel.
+        with torch.autocast(images.device.type, enabled=False):
+            maps = {name: one.float() for name, one in maps.items()}
+            proposals, first = self.rpn(ImageList(images, sizes), maps, targets)
+            found, second = self.roi_heads(maps, proposals, sizes, targets)
         if self.training:
             return {
                 "objectness": first["loss_objectness"], "proposals": first["loss_rpn_box_reg"],

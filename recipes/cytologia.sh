@@ -34,7 +34,7 @@ if [ "${1:-}" = --demo ]; then
     whole=("${small[@]}" --img_size 160 --crop_size 128 --epochs 8 --batch_size 16 --ema 0.95)
     again=(--epochs 4 --lr 3e-4)
 else
-    OUT=${OUT:-results_cytologia} DATA=${DATA:?is the folder of the challenge; or give --demo}
+    OUT=${OUT:-results_cytologia} FOLDS=${FOLDS:-0 1 2 3} DATA=${DATA:?is the folder of the challenge; or give --demo}
     BACKGROUNDS=${BACKGROUNDS:-400} WORST=${WORST:-28} ROUNDS=${ROUNDS:-2}
     DETECTORS=${DETECTORS:-yolox_s} CLASSIFIERS=${CLASSIFIERS:-tf_efficientnetv2_m}
     detect=(${YOLOX:+--pretrained "$YOLOX"}) classify=() whole=()

@@ -5,6 +5,7 @@ Started by test_processes.py; Lightning starts the other processes by running th
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.predict import predict_views
-from engine.train import Plan, Task, fit, gather
+from engine.train import Plan, Task, fit, gather, share_buffers, share_gradients
 
 
 class Weight(nn.Module):
@@ -42,6 +43,14 @@ class Numbers(torch.utils.data.Dataset):
         return torch.tensor(item[1] + 1.0), torch.zeros(1), item[1]
 
 
+class Broken(Numbers):
+    """One of the numbers is none: its batch is left out by all processes, wherever it stands in a group of batches."""
+
+    def __getitem__(self, item: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        number, target, index = super().__getitem__(item)
+        return number * (torch.nan if index == 5 else 1), target, index
+
+
 class Judge(nn.Module):
     """Its batch norm is what wrapped models wait for one another with."""
 
@@ -63,6 +72,19 @@ class Few(Numbers):
         return 3
 
 
+def shared(fabric: Fabric) -> list[float]:
+    """A gradient of 1, 2, ... and a buffer of 0, 1, ... in each process: the mean, the first one's, the mean."""
+    model = Judge()
+    model.norm.weight.grad = torch.tensor([fabric.global_rank + 1.0])
+    share_gradients(fabric, model)
+    values = [model.norm.weight.grad.item()]
+    for mean in (False, True):
+        model.norm.running_mean.fill_(fabric.global_rank)
+        share_buffers(fabric, model, mean)
+        values.append(model.norm.running_mean.item())
+    return values
+
+
 def main(count: int, folder: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=count, strategy="ddp" if count > 1 else "auto")
     fabric.launch()
@@ -81,7 +103,12 @@ def main(count: int, folder: Path) -> None:
     fit(fabric, Task(model, samples, validate, "score"), optimizer, plan, lambda text: None)
     file = folder / "prob_test.npz"
     predict_views(fabric, Judge(), Few(), {"default": file}, "one part", 2, 0, "predict")
-    found = {"weight": model.weight.item(), "read": samples.read, "seen": seen}
+    found = {"weight": model.weight.item(), "read": samples.read, "seen": list(seen), "shared": shared(fabric)}
+    model = Weight()
+    optimizer = torch.optim.SGD([{"params": [model.weight], "scale": 1.0}], lr=0.1)
+    own = {"folder": folder / "broken", "epochs": 6, "skip_nonfinite": 6, "save_minutes": 0.0, "clip_norm": 0.0}
+    fit(fabric, Task(model, Broken(), validate, "score"), optimizer, replace(plan, **own), lambda text: None)
+    found["without"] = model.weight.item()
     (folder / f"rank{fabric.global_rank}.json").write_text(json.dumps(found))
 
 

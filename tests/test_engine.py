@@ -6,10 +6,11 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 
 from common.errors import UserError
 from engine.data import Batches, Samples, balanced_weights, batches_of, epoch_order, loader
-from engine.device import make_fabric
+from engine.device import Autocast, make_fabric
 from engine.history import epoch_text
 from engine.optimizers import batch_norms, freeze_but_last, make_optimizer
 from engine.schedules import STEPS, Span, learning_rate, make_rate
@@ -133,6 +134,17 @@ def test_devices():
         make_fabric("x", True)
     if not torch.cuda.is_available():
         assert make_fabric("0,1", True).device.type == "cpu"
+
+
+def test_mixed_precision_leaves_boxes_as_they_are():
+    class Seen(torch.nn.Linear):
+        def forward(self, images, targets):
+            return super().forward(images).dtype, targets[0]["boxes"]
+
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[Autocast("16-mixed", "cpu")])
+    boxes = torch.tensor([[1100.3, 2300.3, 1115.3, 2316.6]])
+    kind, seen = fabric.setup(Seen(2, 2))(torch.ones(1, 2), [{"boxes": boxes}])
+    assert kind == torch.float16 and torch.equal(seen, boxes)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

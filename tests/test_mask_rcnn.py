@@ -93,6 +93,24 @@ def test_labels_begin_at_nought(monkeypatch):
     assert seen["labels"] == [2] and target["labels"].tolist() == [1]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_boxes_are_not_of_half_precision(monkeypatch, training):
+    model, kinds = small().train(training), []
+    forward = model.roi_heads.forward
+
+    def spy(maps, proposals, sizes, targets):
+        kinds.extend(own.dtype for own in (*maps.values(), *proposals))
+        return forward(maps, proposals, sizes, targets)
+
+    monkeypatch.setattr(model.roi_heads, "forward", spy)
+    image, target = discs((30, 30, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(image[None], [target] if training else None)
+    assert set(kinds) == {torch.float32}
+    values = out if training else out[0]
+    assert all(value.dtype == torch.float32 for name, value in values.items() if name != "labels")
+
+
 def test_packaged_weights_fit_the_backbone():
     model = small(name="tf_efficientnet_lite0")
     before = model.backbone.conv_stem.weight.clone()

@@ -25,6 +25,8 @@ def test_two_processes_learn_as_one(tmp_path):
     for process in two:
         assert process["weight"] == pytest.approx(one[0]["weight"], rel=1e-5)
         assert process["seen"] == [[0, 1, 2, 3, 4]] * 2  # each hears what both found
+    assert two[0]["without"] == two[1]["without"]  # weights do not part
+    assert [process["shared"] for process in one + two] == [[1, 0, 0], [1.5, 0, 0.5], [1.5, 0, 0.5]]
     shares = [set(process["read"]) for process in two]
     assert sorted(two[0]["read"] + two[1]["read"]) == sorted(one[0]["read"]) and len(shares[0]) < 12
     assert (tmp_path / "two" / "last.pth").exists()

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from small_data import make_small_data, train_flags
 
+import engine.train
 import train
 from common.errors import UserError
 from engine import checkpoints
+from engine.device import Autocast
 from models import build
 
 
@@ -227,12 +228,39 @@ def test_bad_flags(data, flags, message):
 def test_a_loss_scale_and_the_fused_optimiser(data, monkeypatch, fused):
     """As on a GPU: gradients are clipped under a loss scale that the fused step takes away itself."""
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    scaled = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    scaled = Autocast("16-mixed", "cpu", scaler=scaler)
     monkeypatch.setattr(train, "make_fabric", lambda *_: Fabric(accelerator="cpu", devices=1, plugins=[scaled]))
     train.main(train_flags(data, "--fused", fused, "--clipnorm", "0.01", "--epochs", "1"))
     log = pd.read_csv(run_folder(data) / "log.csv")
     assert np.isfinite(log["train_loss"]).all()
     assert checkpoints.read(run_folder(data) / "last.pth", "")["precision"]["scale"] == 64.0  # no step was left out
+
+
+@pytest.mark.parametrize("fused", ["0", "1"])
+def test_a_run_of_a_cpu_goes_on_under_a_loss_scale(data, monkeypatch, fused):
+    """As one that is taken to a GPU, where the optimiser may be another kind, too."""
+    train.main(train_flags(data, "--fused", "1" if fused == "0" else "0", "--epochs", "1"))
+    scaled = Autocast("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=64.0))
+    monkeypatch.setattr(train, "make_fabric", lambda *_: Fabric(accelerator="cpu", devices=1, plugins=[scaled]))
+    train.main(train_flags(data, "--fused", fused, "--epochs", "2"))
+    assert np.isfinite(pd.read_csv(run_folder(data) / "log.csv")["train_loss"]).tolist() == [True, True]
+    state = checkpoints.read(run_folder(data) / "last.pth", "")
+    assert bool(state["optimizer"]["param_groups"][0]["fused"]) == (fused == "1") and state["precision"]["scale"] == 64
+
+
+def test_shares_of_other_processes_are_not_gone_on_with(data, monkeypatch):
+    monkeypatch.setattr(engine.train, "_end_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(train_flags(data, "--save_minutes", "0"))
+    state = checkpoints.read(run_folder(data) / "last.pth", "")
+    assert state["progress"]["step"] and state["processes"] == 1
+    checkpoints.save(state | {"processes": 2}, run_folder(data) / "last.pth")
+    with pytest.raises(UserError, match=r"middle of an epoch, of which 2 processes .GPUs. did their shares: .*, not 1"):
+        train.main(train_flags(data, "--save_minutes", "0"))
+
+
+def stop(*_) -> None:
+    raise KeyboardInterrupt
 
 
 def test_other_settings_in_the_same_folder(data):
