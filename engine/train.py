@@ -125,7 +125,7 @@ def fit(
     while not run.progress.ended(plan, task.select):
         started = time.monotonic()
         _train_epoch(run)
-        for model in {run.core, run.judged}:
+        for model in dict.fromkeys([run.core, run.judged]):  # in the same order in all processes
             share_buffers(fabric, model)
         losses = {name: total / max(run.progress.summed, 1) for name, total in run.progress.sums.items()}
         with fabric.autocast():  # not the wrapped model: a process may have nothing to validate, and waits for none
