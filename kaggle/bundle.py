@@ -183,7 +183,7 @@ def copy_finder(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[str,
     paths = args.weights.split(",") if args.weights else []
     for number, path in enumerate(paths, start=1):
         settings = slim(existing(path, "--weights"), folder / f"{number}.pth", args.half)
-        taught.add(settings["competition"])
+        taught.add(settings.get("competition", args.competition))
     if paths:
         files = [f"{number}.pth" for number in range(1, len(paths) + 1)]
         flags.append(("--weights", f"','.join(str(BUNDLE / 'finder' / name) for name in {files})"))
