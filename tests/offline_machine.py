@@ -57,8 +57,8 @@ def fresh_environment(folder: Path, hidden: tuple[str, ...], cut: Cut) -> Path:
             if path.name.split("-")[0].lower() not in hidden and not (packages / path.name).exists():
                 (packages / path.name).symlink_to(path)
     if cut.how == "python":
-        (packages / "sitecustomize.py").unlink(missing_ok=True)  # else it is the installed one that is written
-        (packages / "sitecustomize.py").write_text(NO_CONNECTIONS)
+        (packages / "no_connections.py").write_text(NO_CONNECTIONS)
+        (packages / "no_connections.pth").write_text("import no_connections\n")  # Debian has a sitecustomize of its own
     return folder / "bin" / Path(sys.executable).name
 
 
