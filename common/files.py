@@ -56,6 +56,7 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
             remove_leftovers(folder)
             yield
         finally:
+            remove_leftovers(folder)  # a killed run's worker may have written on for a moment after ours began
             path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
                 for path in new:
