@@ -24,6 +24,7 @@ from engine import checkpoints
 from engine.averages import refresh, running_mean
 from engine.data import Batches, batches_of, epoch_order, loader
 from engine.history import draw_curves, epoch_text, write_log
+from engine.processes import share_buffers, share_gradients
 from engine.settings import SAMPLES
 
 Mix = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torch.Tensor, Any]]
@@ -275,33 +276,6 @@ def _leave_out(run: Run, reason: str) -> None:
             f"(--skip_nonfinite {run.plan.skip_nonfinite}): a lower --lr, --mixed_precision 0 or a smaller --clipnorm "
             "may help, with another --out_dir, from one of the checkpoints so far with --resume FILE --preload self"
         )
-
-
-def share_gradients(fabric: Fabric, model: nn.Module) -> None:
-    """Make the gradients of all processes their mean."""
-    if fabric.world_size > 1:
-        for weight in model.parameters():
-            if weight.grad is not None:
-                weight.grad = fabric.all_reduce(weight.grad, reduce_op="mean")
-
-
-def share_buffers(fabric: Fabric, model: nn.Module, mean: bool = False) -> None:
-    """Give all processes the buffers (running means of batch norms) of the first, whose are saved, or their `mean`."""
-    if fabric.world_size > 1:
-        for buffer in model.buffers():
-            if mean and buffer.is_floating_point():
-                buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
-            else:
-                torch.distributed.broadcast(buffer, 0)
-
-
-def gather(fabric: Fabric, results: list) -> list:
-    """The results of all processes in one list, in each of them."""
-    if fabric.world_size == 1:
-        return results
-    parts: list[list] = [[] for _ in range(fabric.world_size)]
-    torch.distributed.all_gather_object(parts, results)
-    return [result for part in parts for result in part]
 
 
 def _end_epoch(run: Run, losses: dict[str, float], scores: dict[str, float]) -> None:

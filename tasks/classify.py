@@ -19,9 +19,10 @@ from competitions import Competition
 from engine.data import Batches, Samples, balanced_weights, batches_of, loader
 from engine.external import add_external, add_pseudo
 from engine.image_cells import Bags, LabelledImages
+from engine.processes import gather
 from engine.samples import open_samples, read_fold, split_key
 from engine.targets import apply_targets
-from engine.train import Task, gather
+from engine.train import Task
 from losses import build_loss
 from metrics.classification import average_precision, macro_f1
 from models import Classifier, build, wrapper_of

@@ -16,9 +16,10 @@ from cells.images import image_folder
 from common.errors import UserError, choose, some
 from competitions import Competition
 from engine.data import Batches, batches_of, loader
+from engine.processes import gather
 from engine.samples import read_fold
 from engine.scenes import BOX, Scenes, canvas_of, of_side, to_pixels
-from engine.train import Task, gather
+from engine.train import Task
 from metrics.box_map import ap_table
 from models import build_detector, finds_masks
 from tasks.instances import image_pairs, instance_scores

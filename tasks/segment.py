@@ -20,9 +20,10 @@ from common.files import existing
 from competitions import Competition
 from engine.data import Batches, balanced_weights, batches_of, loader
 from engine.maps import Maps
+from engine.processes import gather
 from engine.samples import read_fold
 from engine.scenes import canvas_of
-from engine.train import Task, gather
+from engine.train import Task
 from losses.segmentation import UNWEIGHTED, MapLoss
 from metrics.dice import class_pixels, dice, frequency_weights, weighted_dice
 from metrics.panoptic import image_quality

@@ -15,7 +15,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.predict import predict_views
-from engine.train import Plan, Task, fit, gather, share_buffers, share_gradients
+from engine.processes import gather, share_buffers, share_gradients
+from engine.train import Plan, Task, fit
 
 
 class Weight(nn.Module):

@@ -350,7 +350,7 @@ def test_a_finder_of_another_competition_brings_its_module(trained, tmp_path):
     net = build_detector("yolox_nano", 1, 3, neurons.MEAN, neurons.STD, **detector_options("yolox_nano", 64, neurons))
     settings = {
         "arch": "yolox_nano", "num_classes": 1, "in_channels": 3, "img_size": 64, "competition": "neurons",
-        "classes": "SH-SY5Y/a,cort,astro", "metadata": "/home/me/train.csv",
+        "classes": "SH-SY5Y/a,cort,astro", "metadata": "data/train.csv",
     }  # fmt: skip
     torch.save({"model": net.state_dict(), "settings": settings, "epoch": 1}, tmp_path / "own.pth")
     more = ["--weights", f"{tmp_path / 'own.pth'},{tmp_path / 'own.pth'}", "--half", "1", "--no_wheels"]
